@@ -1,3 +1,54 @@
-"""Masked diffusion language models: train, fine-tune, sample, measure."""
+"""Masked diffusion language models: train, fine-tune, sample, measure.
+
+Importing this is cheap: each public name is imported from its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from llada.model.registration import register_when_imported
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "LLaDAConfig": "llada.model.configuration",
+    "LLaDAModel": "llada.model.modeling",
+    "LLaDAForMaskedLM": "llada.model.modeling",
+    "load_pretrained": "llada.model.checkpoint",
+    "forward_process": "llada.train.objective",
+    "elbo_loss": "llada.train.objective",
+    "fit": "llada.train.loop",
+    "evaluate": "llada.train.loop",
+    "SamplerConfig": "llada.sampling.generate",
+    "generate": "llada.sampling.generate",
+    "infill": "llada.sampling.generate",
+    "denoise": "llada.sampling.denoise",
+    "ConfigError": "llada.config",
+    "load_config": "llada.config",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from llada.config import ConfigError, load_config
+    from llada.model.checkpoint import load_pretrained
+    from llada.model.configuration import LLaDAConfig
+    from llada.model.modeling import LLaDAForMaskedLM, LLaDAModel
+    from llada.sampling.denoise import denoise
+    from llada.sampling.generate import SamplerConfig, generate, infill
+    from llada.train.loop import evaluate, fit
+    from llada.train.objective import elbo_loss, forward_process
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'llada' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_imported()

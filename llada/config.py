@@ -1,0 +1,118 @@
+"""Strict configuration: YAML → a validated, immutable object → ordinary arguments.
+
+A schema is a class that derives from `Schema`; it knows every key, its type and its range. A wrong key, type or value
+raises `ConfigError`, which names what was given, what is allowed, and the near miss.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SchemaT = TypeVar("SchemaT", bound="Schema")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says what to change."""
+
+
+class Schema(BaseModel):
+    """Base of all configuration schemas: immutable, no unknown keys, no silent conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(type(self), error)) from None
+
+    def replace(self: SchemaT, **values: Any) -> SchemaT:
+        """A copy with some values changed, validated like a new one."""
+        return type(self)(**{**self.model_dump(exclude_unset=True), **values})
+
+
+def load_config(schema: type[SchemaT], path: str | Path, overrides: Sequence[str] = ()) -> SchemaT:
+    """Read one YAML file, apply `key.subkey=value` overrides (the value is YAML, too), and validate.
+
+    Raises ConfigError for a file that is missing, not YAML or not a mapping, for an override without `=`, and for
+    everything that the schema refuses.
+    """
+    values = read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return schema(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; ConfigError where it holds none."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        raise ConfigError(f"{path}: no such file" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{path} must hold `key: value` lines, but holds a {type(values).__name__}")
+    return values
+
+
+def config_folder() -> Path:
+    """Where the YAML files that come with the library lie: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `key.subkey=value` in place."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"override {override!r} has no `key=value` form; write for example train.steps=100")
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value ({error})") from None
+
+
+def _explain(schema: type[BaseModel], error: ValidationError) -> str:
+    """One line a mistake: where, what was given, what is allowed, and a suggestion for a misspelled key."""
+    lines = []
+    for mistake in error.errors():
+        location = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            known = _keys_at(schema, mistake["loc"][:-1])
+            near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            lines.append(f"unknown key {location!r}; {hint}")
+        elif mistake["type"] == "missing":
+            lines.append(f"missing key {location!r}")
+        else:
+            given = f" (given {mistake['input']!r})" if location else ""
+            reason = mistake["msg"].removeprefix("Value error, ")
+            lines.append(f"{location + ': ' if location else ''}{reason}{given}")
+    return "\n".join(lines)
+
+
+def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the schema allows at a nested location."""
+    for part in location:
+        field = schema.model_fields.get(str(part))
+        inner = getattr(field, "annotation", None)
+        candidates = [inner, *getattr(inner, "__args__", ())]
+        schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema)
+    return list(schema.model_fields)

@@ -1,0 +1,1 @@
+"""The mask predictor: a bidirectional Transformer, its configuration and its checkpoints."""

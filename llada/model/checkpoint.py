@@ -1,0 +1,105 @@
+"""Loading a LLaDA: either dense layout, from a folder or a hub id, whole or not at all.
+
+The official layout has LLaDA's own tensor and configuration names. The second layout (iLLaDA, arXiv:2606.25331) has
+transformers' Llama names; its configuration goes through one small map here, its tensors need none. No remote code is
+ever run, and only safetensors and JSON files are read.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llada.model.configuration import LLaDAConfig
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.model.weights import read_json
+
+# Mask tokens of the published vocabularies, none of which says so in its tokenizer files; and the end of a turn.
+_MASK_TOKENS = ("<|mdm_mask|>", "<[MASK]>")
+_END_OF_TURN = "<|eot_id|>"
+# Llama settings without an effect here, and those with the only value that a LLaDA can have.
+_LLAMA_IGNORED = {"use_cache", "pretraining_tp", "auto_map", "architectures", "attn_implementation", "rope_scaling"}
+_LLAMA_ONLY = {"mlp_bias": False, "rope_scaling": None}
+
+
+def load_pretrained(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    mask_token_id: int | None = None,
+) -> tuple[LLaDAForMaskedLM, PreTrainedTokenizerBase | None]:
+    """The model, in evaluation mode, and its tokenizer (None where the folder has none).
+
+    Args:
+        path: a folder with config.json and safetensors, or a hub id ("owner/name").
+        dtype: of the weights; None: as they were saved. Fine-tuning wants torch.float32.
+        device: a device, "auto", or a device map; None: the CPU.
+        attn_implementation: "sdpa" (default), "eager", "flash_attention_2", ...
+        mask_token_id: where neither config.json nor the tokenizer says which token is [MASK].
+
+    Raises FileNotFoundError where there is no such folder, and ValueError where a file is damaged, a tensor is
+    missing, superfluous or misshapen, or the architecture is not implemented.
+    """
+    folder = _folder(path)
+    tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
+    config = _read_config(folder, tokenizer, mask_token_id)
+    model = LLaDAForMaskedLM.from_pretrained(
+        folder,
+        config=config,
+        dtype="auto" if dtype is None else dtype,
+        device_map=device,
+        attn_implementation=attn_implementation,
+    )
+    return model.eval(), tokenizer
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
+        return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    raise FileNotFoundError(f"{path} is neither a folder nor a hub id of the form owner/name")
+
+
+def _read_config(folder: Path, tokenizer: PreTrainedTokenizerBase | None, mask_token_id: int | None) -> LLaDAConfig:
+    values = read_json(folder / "config.json")
+    config = LLaDAConfig.from_dict(values if "d_model" in values else _from_llama(values))
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
+    if mask_token_id is not None:
+        config.mask_token_id = mask_token_id
+    elif config.mask_token_id is None:
+        named = [tokenizer.mask_token] if tokenizer is not None and tokenizer.mask_token else []
+        config.mask_token_id = next((vocabulary[t] for t in (*named, *_MASK_TOKENS) if t in vocabulary), None)
+    if config.mask_token_id is None:
+        raise ValueError(f"{folder} does not say which token is [MASK]; give load_pretrained(..., mask_token_id=...)")
+    if config.eot_token_id is None:
+        config.eot_token_id = vocabulary.get(_END_OF_TURN)
+    return config
+
+
+def _from_llama(values: dict[str, Any]) -> dict[str, Any]:
+    """Configuration values of the Llama-named layout under LLaDA's names."""
+    if "hidden_size" not in values:
+        raise ValueError("config.json has neither d_model (LLaDA's layout) nor hidden_size (the Llama-named layout)")
+    for name, allowed in _LLAMA_ONLY.items():
+        if values.get(name, allowed) != allowed:
+            raise ValueError(f"{name}={values[name]!r} in config.json is not implemented; only {allowed!r} is")
+    values = {name: value for name, value in values.items() if name not in _LLAMA_IGNORED | _LLAMA_ONLY.keys()}
+    rotary = values.pop("rope_parameters", None) or {}
+    if rotary.get("rope_type", "default") != "default":
+        raise ValueError(f"rope_type={rotary['rope_type']!r} in config.json is not implemented; only 'default' is")
+    if "rope_theta" in rotary:
+        values["rope_theta"] = rotary["rope_theta"]
+    heads, head_dim = values["num_attention_heads"], values.pop("head_dim", None)
+    if head_dim is not None and head_dim * heads != values["hidden_size"]:
+        raise ValueError(f"head_dim={head_dim} in config.json must be hidden_size / num_attention_heads")
+    return values

@@ -1,0 +1,269 @@
+"""The mask predictor of LLaDA (arXiv:2502.09992, §2.2): a Transformer whose attention sees both directions.
+
+Time is not an input, logits are not shifted (position i predicts token i), and the forward pass has no randomness.
+Modules carry transformers' Llama names; `llada.model.checkpoint` maps them to the official names on disk.
+
+Shapes: B batch, L length, D d_model, H heads, K key-value heads, E head size, V vocabulary, N chosen positions.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from llada.model.configuration import LLaDAConfig
+from llada.model.weights import check_loading_report, check_weight_files
+from llada.sampling.transformers_style import DiffusionGenerationMixin
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32 and cast back before the weight, as in the official model."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        normed = F.rms_norm(hidden_states.float(), self.weight.shape, eps=self.eps)
+        return self.weight * normed.to(hidden_states.dtype)
+
+
+class ResidualLinear(nn.Linear):
+    """A projection whose output is added to the residual stream; its initial scale falls with the layer."""
+
+    def __init__(self, in_features: int, out_features: int, layer_idx: int):
+        super().__init__(in_features, out_features, bias=False)
+        self.layer_idx = layer_idx
+
+
+def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles, float32 (B, 1, L, E); the two halves of E rotate against each other.
+
+    Computed in every forward pass: a stored table would come back as uninitialised memory from `from_pretrained`,
+    which builds modules on the meta device.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / theta**exponents  # (E/2,)
+    angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, L, E/2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding in float32 and return it in the dtype of `states` (B, H, L, E)."""
+    full = states.float()
+    first, second = full.chunk(2, dim=-1)
+    return (full * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, with its weights (B, H, L, L); transformers calls it for attn_implementation="eager"."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention over all positions, with grouped keys and values if `n_kv_heads < n_heads`."""
+
+    is_causal = False  # transformers' attention functions are causal where this is not said
+
+    def __init__(self, config: LLaDAConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_key_value_groups = config.n_heads // config.n_kv_heads
+        kv_size = config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.d_model, config.d_model, bias=config.include_qkv_bias)
+        self.k_proj = nn.Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
+        self.v_proj = nn.Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
+        self.o_proj = ResidualLinear(config.d_model, config.d_model, layer_idx)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        heads = "B L (H E) -> B H L E"
+        query = rotate(rearrange(self.q_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
+        key = rotate(rearrange(self.k_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
+        value = rearrange(self.v_proj(hidden_states), heads, E=self.config.head_dim)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        scaling = self.config.head_dim**-0.5
+        mixed, weights = attend(self, query, key, value, attention_mask, scaling=scaling, dropout=0.0, **kwargs)
+        return self.o_proj(rearrange(mixed, "B L H E -> B L (H E)")), weights
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LLaDAConfig, layer_idx: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.down_proj = ResidualLinear(config.mlp_hidden_size, config.d_model, layer_idx)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class Block(GradientCheckpointingLayer):
+    """Pre-norm residual block: attention, then feed-forward."""
+
+    def __init__(self, config: LLaDAConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer_idx)
+        self.post_attention_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
+        self.mlp = MLP(config, layer_idx)
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary: tuple[Tensor, Tensor], **kwargs: Any
+    ) -> Tensor:
+        mixed, _ = self.self_attn(self.input_layernorm(hidden_states), attention_mask, rotary, **kwargs)
+        hidden_states = hidden_states + mixed
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class LLaDAPreTrainedModel(PreTrainedModel):
+    """What both models share: initialisation, and what transformers may do with them."""
+
+    config: LLaDAConfig
+    config_class = LLaDAConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
+        """As in transformers, but only safetensors, and ValueError where any tensor is missing, extra or misshapen."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            check_weight_files(Path(pretrained_model_name_or_path))
+        wants_report = kwargs.pop("output_loading_info", False)
+        strict = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **strict})
+        check_loading_report(pretrained_model_name_or_path, report)
+        return (model, report) if wants_report else model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            mitchell = self.config.init_fn == "mitchell"
+            std = module.weight.shape[-1] ** -0.5 if mitchell else self.config.init_std
+            if mitchell and isinstance(module, ResidualLinear):
+                std /= (2 * (module.layer_idx + 1)) ** 0.5
+            cut = self.config.init_cutoff_factor or (3.0 if mitchell else None)
+            if cut is None:
+                init.normal_(module.weight, std=std)
+            else:
+                init.trunc_normal_(module.weight, std=std, a=-cut * std, b=cut * std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+
+
+class LLaDAModel(LLaDAPreTrainedModel):
+    """The Transformer without the LM head: tokens → hidden states."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"lm_head", r"transformer\.ff_out"]
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.embedding_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config, layer_idx) for layer_idx in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Hidden states after the last norm, `last_hidden_state` (B, L, D).
+
+        Args:
+            input_ids: tokens (B, L); or `inputs_embeds` (B, L, D), exactly one of the two.
+            attention_mask: (B, L), 0 where a position is padding and may not be attended to; None: no padding.
+            position_ids: (B, L) or (1, L); None: 0, 1, 2, ... Only differences matter, so left padding needs none.
+
+        Raises ValueError where the sequence is longer than `config.max_sequence_length`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        length = hidden_states.shape[1]
+        if length > self.config.max_sequence_length:
+            raise ValueError(
+                f"a sequence of {length} tokens does not fit into max_sequence_length={self.config.max_sequence_length}"
+            )
+        if position_ids is None:
+            position_ids = torch.arange(length, device=hidden_states.device)[None]
+        rotary = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        visible = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        for block in self.layers:
+            hidden_states = block(hidden_states, visible, rotary, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+
+class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
+    """LLaDA: at every position, a distribution over the token that stands there in the clean sequence."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: LLaDAConfig):
+        super().__init__(config)
+        self.model = LLaDAModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.embedding_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_at: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits (B, L, V), unshifted; V is `vocab_size`, so that padding rows of the embedding are never predicted.
+
+        Args:
+            logits_at: int64 (N,), positions in the flattened batch (`row * L + position`); the LM head then runs only
+                there and logits are (N, V). This is what makes a large vocabulary affordable.
+
+        The other arguments are those of `LLaDAModel`.
+        """
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        if logits_at is not None:
+            hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
+        logits = self.lm_head(hidden_states)[..., : self.config.vocab_size]
+        return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

@@ -1,0 +1,247 @@
+"""Generate and infill: the samplers of the paper (arXiv:2502.09992, §2.4) from one configuration each.
+
+Shapes: B batch, P prompt length, L length.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from llada.config import ConfigError, Schema, config_folder, load_config
+from llada.sampling.denoise import State, denoise, row_uniforms
+from llada.sampling.drafts import draft_at
+from llada.sampling.orders import ORDERS, excluding
+from llada.sampling.predictors import guided, plain, suppressed
+from llada.sampling.reveals import REVEALS
+
+
+class SamplerConfig(Schema):
+    """A sampler. Published ones are in configs/sampling and are read by `SamplerConfig.named`.
+
+    Raises ConfigError for unknown fields, values out of range, and lengths and steps that do not fit together.
+    """
+
+    steps: Annotated[int, Field(ge=1)] | None = None  # predictions in all; None: one per generated token
+    gen_length: Annotated[int, Field(ge=1)] = 128  # tokens to generate
+    block_length: Annotated[int, Field(ge=1)] | None = None  # tokens decoded together; None: all of them
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0: the likeliest token
+    cfg_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0: no guidance, half the evaluations
+    order: str = "confidence"  # which draft goes first
+    reveal: str = "top_k"  # which positions are visible after a step
+    forbid_eos: bool = False  # the end-of-sequence token is never drafted
+    eos_last: bool = False  # drafts of end of sequence or end of turn are revealed last
+    stop_at_eos: bool = False  # a row is finished at its first end-of-sequence token
+
+    @classmethod
+    def named(cls, name: str, **values: int | float | str | bool | None) -> Self:
+        """A published sampler under its name in the literature, with some fields changed."""
+        folder = config_folder() / "sampling"
+        if not (folder / f"{name}.yaml").is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise ConfigError(f"unknown sampler {name!r}; known: {known}")
+        return load_config(cls, folder / f"{name}.yaml").replace(**values)
+
+    @property
+    def blocks(self) -> int:
+        return self.gen_length // (self.block_length or self.gen_length)
+
+    @property
+    def steps_per_block(self) -> int:
+        return (self.steps or self.gen_length) // self.blocks
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for field, known in (("order", ORDERS), ("reveal", REVEALS)):
+            if getattr(self, field) not in known:
+                raise ValueError(f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}")
+        block = self.block_length or self.gen_length
+        if block > self.gen_length or self.gen_length % block:
+            raise ValueError(f"gen_length={self.gen_length} cannot be cut into blocks of block_length={block} tokens")
+        if self.steps is not None and self.steps % self.blocks:
+            raise ValueError(f"steps={self.steps} cannot be shared equally by {self.blocks} blocks of {block} tokens")
+        if self.steps is not None and self.steps > self.gen_length:
+            raise ValueError(f"steps={self.steps} exceeds gen_length={self.gen_length}: a step reveals a token or more")
+        if self.forbid_eos and self.stop_at_eos:
+            raise ValueError("stop_at_eos has no effect with forbid_eos: the token would never appear")
+        return self
+
+
+class Generation(NamedTuple):
+    """What a sampler made, and what it cost."""
+
+    sequences: Tensor  # (B, P + gen_length) prompt and generated tokens; (B, L) for infilling
+    forward_passes: Tensor  # (B,) network evaluations while the row was unfinished; guidance counts twice
+    tokens_per_forward: Tensor  # (B,) generated tokens, up to and with the first EOS, per evaluation
+
+
+def generate(
+    model: nn.Module,
+    prompt: Tensor,
+    attention_mask: Tensor | None = None,
+    sampler: SamplerConfig | None = None,
+    seed: int = 0,
+) -> Generation:
+    """Continue each prompt by `sampler.gen_length` tokens.
+
+    Args:
+        model: its call returns `.logits` (B, L, V); its `.config` has `mask_token_id`.
+        prompt: tokens (B, P), P may be 0; shorter prompts are padded on the left.
+        attention_mask: (B, P), 0 at padding; None: no padding.
+        sampler: None: low-confidence remasking, greedy, one token per step.
+        seed: row i's randomness is a function of (seed, i) alone.
+
+    Raises ValueError where the prompt holds [MASK] (infill does that), where prompt and answer exceed the model's
+    length, and where the sampler needs an end-of-sequence token that the model's config does not name.
+    """
+    sampler = SamplerConfig() if sampler is None else sampler
+    states = generation_states(model, prompt, attention_mask, sampler, seed)
+    return collect(states, model, prompt, sampler)
+
+
+def generation_states(
+    model: nn.Module, prompt: Tensor, attention_mask: Tensor | None, sampler: SamplerConfig, seed: int = 0
+) -> Iterator[State]:
+    """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there."""
+    canvas = _canvas(model, prompt, sampler)
+    P = prompt.shape[1]
+    if (prompt == model.config.mask_token_id).any():
+        raise ValueError("the prompt holds [MASK] tokens; llada.infill fills them, generate only continues")
+    attention_mask = _attention_mask(prompt, attention_mask)
+    padded = torch.cat((attention_mask, attention_mask.new_ones(canvas.shape[0], sampler.gen_length)), dim=1)
+    size = sampler.gen_length // sampler.blocks
+    blocks = [slice(P + i * size, P + (i + 1) * size) for i in range(sampler.blocks)]
+    return _states(model, canvas, padded, blocks, sampler.steps_per_block, sampler, seed)
+
+
+def infill(
+    model: nn.Module,
+    canvas: Tensor,
+    attention_mask: Tensor | None = None,
+    sampler: SamplerConfig | None = None,
+    seed: int = 0,
+) -> Generation:
+    """Fill every [MASK] of the canvas, wherever it stands; all other tokens stay.
+
+    `sampler.gen_length` is not used (the canvas says how much there is to fill); `steps` None is one token per step,
+    and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
+    """
+    sampler = SamplerConfig() if sampler is None else sampler
+    if sampler.stop_at_eos:
+        raise ValueError("stop_at_eos has no effect on infilling: what follows an end-of-sequence token is given")
+    _check_canvas(model, canvas)
+    L = canvas.shape[1]
+    size = sampler.block_length or max(L, 1)
+    blocks = [slice(start, min(start + size, L)) for start in range(0, L, size)]
+    if sampler.steps is not None and sampler.steps % max(len(blocks), 1):
+        raise ValueError(f"steps={sampler.steps} cannot be shared equally by {len(blocks)} blocks of {size} tokens")
+    steps = None if sampler.steps is None else sampler.steps // len(blocks)
+    states = _states(model, canvas, _attention_mask(canvas, attention_mask), blocks, steps, sampler, seed)
+    return _account(states, canvas, model, sampler)
+
+
+def collect(states: Iterator[State], model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Generation:
+    """Run the states of `generation_states` to their end and account for them."""
+    return _account(states, _canvas(model, prompt, sampler), model, sampler)
+
+
+def _states(
+    model: nn.Module,
+    canvas: Tensor,
+    attention_mask: Tensor,
+    blocks: list[slice],
+    steps: int | None,
+    sampler: SamplerConfig,
+    seed: int,
+) -> Iterator[State]:
+    """The loop with the decisions that the configuration names."""
+    mask_token_id = model.config.mask_token_id
+    predict = plain(model, None if attention_mask.all() else attention_mask)
+    if sampler.cfg_scale > 0:
+        predict = guided(predict, canvas != mask_token_id, mask_token_id, sampler.cfg_scale)
+    if sampler.forbid_eos:
+        predict = suppressed(predict, [_eos(model, "forbid_eos")])
+    order = ORDERS[sampler.order]
+    if sampler.eos_last:
+        order = excluding(order, _end_tokens(model))
+    return denoise(
+        predict,
+        canvas,
+        mask_token_id,
+        blocks=blocks,
+        steps=steps,
+        draft=draft_at(sampler.temperature),
+        order=order,
+        reveal=REVEALS[sampler.reveal],
+        stop_token_id=_eos(model, "stop_at_eos") if sampler.stop_at_eos else None,
+        uniforms=row_uniforms(seed, attention_mask),
+    )
+
+
+def _account(states: Iterator[State], canvas: Tensor, model: nn.Module, sampler: SamplerConfig) -> Generation:
+    """Run the sampler to its end and account for it."""
+    generated = canvas == model.config.mask_token_id
+    evaluations = 2 if sampler.cfg_scale > 0 else 1
+    forward_passes = torch.zeros(canvas.shape[0], dtype=torch.long, device=canvas.device)
+    for state in states:
+        canvas = state.canvas
+        forward_passes = forward_passes + evaluations * state.active
+    eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
+    ended = (canvas == eos) & generated if eos is not None else torch.zeros_like(generated)
+    before_end = ended.cumsum(dim=1) - ended.long() == 0
+    tokens = (generated & before_end).sum(dim=1)
+    return Generation(canvas, forward_passes, tokens / forward_passes.clamp(min=1))
+
+
+def _canvas(model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
+    """The prompt and [MASK] for everything to be generated, (B, P + gen_length)."""
+    if prompt.dim() != 2:
+        raise ValueError(f"prompt has shape {tuple(prompt.shape)}; it must be (batch, length)")
+    masks = prompt.new_full((prompt.shape[0], sampler.gen_length), _mask(model))
+    canvas = torch.cat((prompt, masks), dim=1)
+    _check_canvas(model, canvas)
+    return canvas
+
+
+def _check_canvas(model: nn.Module, canvas: Tensor) -> None:
+    _mask(model)
+    if canvas.dim() != 2 or canvas.is_floating_point():
+        raise ValueError(f"token ids must be integers of shape (batch, length), not {canvas.dtype} {tuple(canvas.shape)}")
+    longest = getattr(model.config, "max_position_embeddings", None)  # not every model has a limit
+    if longest is not None and canvas.shape[1] > longest:
+        raise ValueError(
+            f"{canvas.shape[1]} tokens of prompt and answer exceed the model's {longest}; shorten the prompt or gen_length"
+        )
+
+
+def _attention_mask(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """All ones where none is given; the shape must be that of the tokens, and padding on the left."""
+    if attention_mask is None:
+        return torch.ones_like(tokens)
+    if attention_mask.shape != tokens.shape:
+        raise ValueError(f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} differ in shape")
+    if (attention_mask.long().diff(dim=1) < 0).any():
+        raise ValueError("padding must be on the left: set tokenizer.padding_side = 'left'")
+    return attention_mask.long()
+
+
+def _mask(model: nn.Module) -> int:
+    mask_token_id = model.config.mask_token_id
+    if mask_token_id is None:
+        raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
+    return mask_token_id
+
+
+def _eos(model: nn.Module, option: Literal["forbid_eos", "stop_at_eos", "eos_last"]) -> int:
+    eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
+    if eos is None:
+        raise ValueError(f"{option} needs model.config.eos_token_id, which is not set")
+    return eos
+
+
+def _end_tokens(model: nn.Module) -> list[int]:
+    """End of sequence, and end of turn where the vocabulary has it."""
+    eot = getattr(model.config, "eot_token_id", None)  # a field of LLaDAConfig only
+    return [_eos(model, "eos_last"), *([] if eot is None else [eot])]

@@ -1,0 +1,93 @@
+"""`model.generate` in the style of transformers' diffusion models, on top of the same loop as `llada.generate`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils.generic import ModelOutput
+
+from llada.sampling.denoise import State
+from llada.sampling.generate import SamplerConfig, collect, generation_states
+
+# Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
+_NOT_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
+
+
+@dataclass
+class DiffusionGenerationOutput(ModelOutput):
+    """What `generate(..., return_dict_in_generate=True)` returns, with the fields of `llada.Generation`."""
+
+    sequences: Tensor | None = None  # (B, P + new tokens)
+    tokens_per_forward: Tensor | None = None  # (B,)
+    forward_passes: Tensor | None = None  # (B,)
+
+
+class DiffusionGenerationMixin:
+    """Gives a mask predictor `generate(input_ids, ...)`, so that pipelines and streamers of transformers work."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        streamer: BaseStreamer | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Tensor | DiffusionGenerationOutput:
+        """Continue the prompts; the sequences (B, P + new tokens), or a DiffusionGenerationOutput on request.
+
+        Args:
+            input_ids: prompts (B, P), padded on the left where `attention_mask` is 0.
+            generation_config, settings: `max_new_tokens` or `max_length`, `do_sample`, `temperature`,
+                `return_dict_in_generate`, and every field of `llada.SamplerConfig`; settings win.
+            streamer: gets the prompt, each finished block by `put`, and by `put_draft` (if it has that) the drafted
+                block of every step; batches of one only.
+            seed: row i's randomness is a function of (seed, i) alone.
+
+        Raises ValueError for settings that have no meaning for a diffusion model.
+        """
+        given = {**self.generation_config.to_diff_dict()}
+        given |= generation_config.to_diff_dict() if generation_config is not None else {}
+        given = {name: value for name, value in (given | settings).items() if name not in _NOT_SETTINGS}
+        as_output = given.pop("return_dict_in_generate", False)
+        sampler = _sampler(given, input_ids.shape[1])
+        states = generation_states(self, input_ids, attention_mask, sampler, seed)
+        if streamer is not None:
+            states = _streamed(states, input_ids, streamer)
+        generation = collect(states, self, input_ids, sampler)
+        return DiffusionGenerationOutput(**generation._asdict()) if as_output else generation.sequences
+
+
+def _sampler(settings: dict[str, Any], prompt_length: int) -> SamplerConfig:
+    """The sampler that transformers' names and ours describe together."""
+    values = {name: value for name, value in settings.items() if value is not None}
+    if "max_new_tokens" in values:
+        values.pop("max_length", None)
+        values["gen_length"] = values.pop("max_new_tokens")
+    elif "max_length" in values:
+        values["gen_length"] = values.pop("max_length") - prompt_length
+    temperature = float(values.get("temperature", 1.0))
+    sample = values.pop("do_sample", "temperature" in values)
+    values["temperature"] = temperature if sample else 0.0
+    return SamplerConfig(**values)
+
+
+def _streamed(states: Iterator[State], prompt: Tensor, streamer: BaseStreamer) -> Iterator[State]:
+    """Pass the states on, and tell the streamer about each."""
+    streamer.put(prompt.cpu())
+    last = None
+    for state in states:
+        if last is not None and last.block != state.block:
+            streamer.put(last.canvas[:, last.block].cpu())
+        if hasattr(streamer, "put_draft"):  # only transformers' diffusion streamers have it
+            streamer.put_draft(state.draft.cpu())
+        yield state
+        last = state
+    if last is not None:
+        streamer.put(last.canvas[:, last.block.start :].cpu())
+    streamer.end()

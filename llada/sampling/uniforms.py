@@ -1,0 +1,42 @@
+"""Random numbers of a sampler as a function of (seed, row, position, step): no state, no order of use.
+
+A row's numbers do not depend on its neighbours, on padding, on the batch size or on the device. They come from the
+finaliser of SplitMix64 (Steele, Lea and Flood, 2014), applied to the counters one after another; 53 bits each.
+
+Shapes: B batch, L length, W window.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowUniforms:
+    """The source of all randomness of one call of a sampler."""
+
+    seed: int
+    rows: Tensor  # (B,) int64, which row of the request each batch row is
+    positions: Tensor  # (B, L) int64, the token's index in its own sequence, padding not counted
+
+    def __call__(self, columns: slice, step: int, stream: int) -> Tensor:
+        """Numbers in (0, 1) for a window of the canvas, float64 (B, W); another `stream` gives independent ones."""
+        key = torch.zeros_like(self.rows[:, None])
+        for counter in (self.seed, self.rows[:, None], step, stream):
+            key = _mix(key + counter)
+        bits = _mix(key + self.positions[:, columns])
+        return (_shift(bits, 11).double() + 0.5) * 2.0**-53
+
+
+def _mix(key: Tensor) -> Tensor:
+    """One SplitMix64 step: a bijection of 64-bit integers whose output bits look independent of its input."""
+    key = key + -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+    key = (key ^ _shift(key, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    key = (key ^ _shift(key, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return key ^ _shift(key, 31)
+
+
+def _shift(key: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own keeps the sign."""
+    return (key >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,1 @@
+"""Training: the objective, its noise, the optimiser and the loop."""

@@ -1,0 +1,188 @@
+"""The objective of LLaDA (arXiv:2502.09992, eq. 3): masked cross-entropy weighted by 1/t.
+
+A clean sequence x0 is masked token by token with probability t; a predictor that sees only the rest is asked for the
+masked tokens. `sum_masked CE / t` is an unbiased estimate of an upper bound on -log p(x0) (the negative ELBO), for
+t ~ U(0, 1) and masks drawn independently, and equally for k ~ U{1..L} and a uniform set of k masks with t = k/L.
+Pretraining and fine-tuning are the same loss: in fine-tuning only the response is `maskable` and `lengths` counts it.
+
+Shapes: B batch, L length, V vocabulary, N masked positions of the batch in row-major order.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Noised(NamedTuple):
+    """A partly masked batch."""
+
+    xt: Tensor  # (B, L) tokens with [MASK] where masked
+    masked: Tensor  # (B, L) bool
+    t: Tensor  # (B,) probability with which a maskable token was masked; k/n where exactly k of n were
+
+
+def forward_process(
+    x0: Tensor,
+    mask_token_id: int,
+    t: Tensor | None = None,
+    maskable: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    *,
+    counts: Tensor | None = None,
+    uniforms: Tensor | None = None,
+    eps: float = 1e-3,
+) -> Noised:
+    """Mask each maskable token of a row independently with the row's probability t.
+
+    Args:
+        x0: clean tokens (B, L).
+        mask_token_id: the token that stands for "masked"; x0 must not contain it where it is maskable.
+        t: (B,) in (0, 1]; None: stratified over the batch and uniform for each row, then floored by `eps`.
+        maskable: bool (B, L), what may be masked (the response, in fine-tuning); None: everything.
+        generator: where the randomness comes from.
+
+    Other args:
+        counts: int (B,), mask exactly so many maskable tokens of a row instead; then t = counts / number of maskable.
+        uniforms: float (B, L) in [0, 1), used instead of `generator`: a token is masked where its number is below t,
+            or among the `counts` smallest.
+        eps: floor of a drawn t, t = (1 - eps) t' + eps. Without a floor the variance of the loss is infinite.
+
+    Raises ValueError for t outside (0, 1], for t together with counts, and for counts that a row cannot give.
+    """
+    B, L = x0.shape
+    if t is not None and counts is not None:
+        raise ValueError("give either t (independent masks) or counts (exactly so many masks), not both")
+    if maskable is None:
+        maskable = torch.ones_like(x0, dtype=torch.bool)
+    if uniforms is None:
+        uniforms = torch.rand(B, L, generator=generator, device=x0.device)
+    if counts is not None:
+        available = maskable.sum(dim=1)
+        if ((counts < 1) | (counts > available)).any():
+            raise ValueError(f"counts={counts.tolist()} must lie between 1 and the maskable tokens {available.tolist()}")
+        order = uniforms.masked_fill(~maskable, math.inf).argsort(dim=1, stable=True)
+        rank = torch.empty_like(order).scatter_(1, order, torch.arange(L, device=x0.device).expand(B, L))
+        masked = rank < counts[:, None]
+        t = counts / available
+    else:
+        if t is None:
+            offset = torch.rand((), generator=generator, device=x0.device)
+            t = floored(stratified(offset, B), eps)
+        if ((t <= 0) | (t > 1)).any():
+            raise ValueError(f"t={t.tolist()} must lie in (0, 1]: it divides the loss")
+        masked = (uniforms < t[:, None]) & maskable
+    return Noised(torch.where(masked, mask_token_id, x0), masked, t)
+
+
+def elbo_loss(
+    logits: Tensor, x0: Tensor, noised: Noised, lengths: Tensor | int, weight: Tensor | None = None
+) -> Tensor:
+    """Mean over rows of `sum_masked CE / (t * length)`, in nats per token: the loss of pretraining and fine-tuning.
+
+    Args:
+        logits: (B, L, V), or (N, V) at the masked positions alone.
+        x0: clean tokens (B, L).
+        lengths: (B,) or one number, the tokens of each row that count: L in pretraining; in fine-tuning the response
+            with its end-of-sequence padding.
+        weight: (B,), instead of 1/t: the weight of another schedule (`Schedule.weight`).
+    """
+    return (row_nelbo(logits, x0, noised, weight) / lengths).mean()
+
+
+def row_nelbo(logits: Tensor, x0: Tensor, noised: Noised, weight: Tensor | None = None) -> Tensor:
+    """One estimate per row of the bound on -log p(x0), in nats: `sum_masked CE / t`, (B,), float32 or wider.
+
+    Unbiased for every predictor; a row without a mask gives 0. Arguments as for `elbo_loss`.
+    """
+    losses = masked_cross_entropy(logits, x0, noised.masked)  # (N,)
+    rows = noised.masked.nonzero()[:, 0]  # sync: N is data-dependent
+    sums = losses.new_zeros(x0.shape[0]).index_add(0, rows, losses)
+    return sums * (1 / noised.t if weight is None else weight).to(sums.dtype)
+
+
+def masked_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
+    """-log p(x0_i | xt) at the masked positions, (N,), at least float32. Logits as for `elbo_loss`."""
+    if logits.dim() == 3:
+        logits = logits[masked]
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return F.cross_entropy(wide, x0[masked], reduction="none")
+
+
+def stratified(offset: Tensor, count: int) -> Tensor:
+    """`(offset + i/count) mod 1` for i < count: one point in each of `count` strata, each uniform if the offset is.
+
+    One shared offset (VDM, arXiv:2107.00630, appendix I.1), so that no row is tied to a stratum.
+    """
+    return (offset + torch.arange(count, device=offset.device, dtype=offset.dtype) / count) % 1
+
+
+def floored(t: Tensor, eps: float) -> Tensor:
+    """`(1 - eps) t + eps`: keeps 1/t bounded at the price of a bias of about eps times the bound."""
+    return (1 - eps) * t + eps
+
+
+def stratified_counts(start: int, count: int, length: int) -> Tensor:
+    """`count` numbers of masks in 1..length, evenly spread from `start`, each uniform if `start` is uniform on 1..length.
+
+    Integer arithmetic throughout: rounding a float grid makes some numbers likelier than others and biases the bound.
+    """
+    return (start - 1 + torch.arange(count) * length // count) % length + 1
+
+
+class Schedule(NamedTuple):
+    """The probability alpha(t) that a token is still visible at time t, with alpha(0) = 1 and alpha(1) = 0.
+
+    The bound does not depend on the schedule, only the variance of its estimate does (MD4, arXiv:2406.04329).
+    """
+
+    alpha: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]  # d alpha / dt
+    inverse: Callable[[Tensor], Tensor]  # alpha → t
+
+    def mask_probability(self, t: Tensor) -> Tensor:
+        return 1 - self.alpha(t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What multiplies the masked cross-entropy at time t: -alpha'(t) / (1 - alpha(t)); 1/t for `linear`."""
+        return -self.slope(t) / (1 - self.alpha(t))
+
+    def reveal_probability(self, t: Tensor, s: Tensor) -> Tensor:
+        """Probability that a token masked at time t is visible at s < t; also the weight of a discrete step."""
+        return (self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t))
+
+
+def polynomial(power: float) -> Schedule:
+    """alpha(t) = 1 - t^power."""
+    return Schedule(
+        alpha=lambda t: 1 - t**power,
+        slope=lambda t: -power * t ** (power - 1),
+        inverse=lambda alpha: (1 - alpha) ** (1 / power),
+    )
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": Schedule(alpha=lambda t: 1 - t, slope=lambda t: -torch.ones_like(t), inverse=lambda alpha: 1 - alpha),
+    "cosine": Schedule(
+        alpha=lambda t: 1 - torch.cos(math.pi / 2 * (1 - t)),
+        slope=lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t)),
+        inverse=lambda alpha: 1 - 2 / math.pi * torch.acos(1 - alpha),
+    ),
+    "quadratic": polynomial(2.0),
+}
+
+
+def cart_weight(masked: Tensor, q: float = 0.3) -> Tensor:
+    """Context-adaptive token weights (CART; Dream, arXiv:2508.15487): more for masks that have visible neighbours.
+
+    `w_i = sum over visible j of q (1 - q)^(|i - j| - 1) / 2` at masked i, 0 elsewhere; float32 (B, L). A row that is
+    masked everywhere gets weight 0 everywhere. Not a likelihood bound.
+    """
+    L = masked.shape[1]
+    position = torch.arange(L, device=masked.device)
+    distance = (position[:, None] - position[None]).abs()
+    kernel = torch.where(distance > 0, q * (1 - q) ** (distance - 1).float() / 2, 0.0)
+    return (~masked).float() @ kernel * masked
