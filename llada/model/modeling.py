@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForMaskedLM
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -22,7 +23,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from llada.model.configuration import LLaDAConfig
-from llada.model.weights import check_loading_report, check_weight_files
+from llada.model.weights import check_loading_report, check_weight_files, register_weight_names
 from llada.sampling.transformers_style import DiffusionGenerationMixin
 
 
@@ -267,3 +268,8 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
         logits = self.lm_head(hidden_states)[..., : self.config.vocab_size]
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+
+register_weight_names()
+AutoModel.register(LLaDAConfig, LLaDAModel, exist_ok=True)
+AutoModelForMaskedLM.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)

@@ -4,6 +4,7 @@
 transformers' auto modules: a finder on `sys.meta_path` lets the ordinary import happen and registers right after it.
 """
 
+import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -20,21 +21,19 @@ def register_config() -> None:
 
 
 def register_models() -> None:
-    """`AutoModel` and `AutoModelForMaskedLM` build LLaDA models; weights take the official names on disk."""
-    from transformers import AutoModel, AutoModelForMaskedLM
+    """`AutoModel` and `AutoModelForMaskedLM` build LLaDA models: `llada.model.modeling` registers them at its end.
 
-    from llada.model.configuration import LLaDAConfig
-    from llada.model.modeling import LLaDAForMaskedLM, LLaDAModel
-    from llada.model.weights import register_weight_names
-
-    register_weight_names()
-    AutoModel.register(LLaDAConfig, LLaDAModel, exist_ok=True)
-    AutoModelForMaskedLM.register(LLaDAConfig, LLaDAForMaskedLM, exist_ok=True)
+    transformers' `modeling_layers` imports the auto modules half-way through; then this waits until it is complete.
+    """
+    layers = sys.modules.get("transformers.modeling_layers")
+    if layers is None or hasattr(layers, "GradientCheckpointingLayer"):
+        importlib.import_module("llada.model.modeling")
 
 
 _AFTER = {
     "transformers.models.auto.configuration_auto": register_config,
     "transformers.models.auto.modeling_auto": register_models,
+    "transformers.modeling_layers": register_models,
 }
 
 
@@ -54,7 +53,7 @@ class _ThenRegister(Loader):
 
 
 class _AutoModuleFinder(MetaPathFinder):
-    """Finds only the two auto modules, by the ordinary path search."""
+    """Finds only the modules that registration waits for, by the ordinary path search."""
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(fullname, path) if fullname in _AFTER else None

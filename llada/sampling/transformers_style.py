@@ -51,9 +51,9 @@ class DiffusionGenerationMixin:
 
         Raises ValueError for settings that have no meaning for a diffusion model.
         """
-        given = {**self.generation_config.to_diff_dict()}
-        given |= generation_config.to_diff_dict() if generation_config is not None else {}
-        given = {name: value for name, value in (given | settings).items() if name not in _NOT_SETTINGS}
+        given = _switched_on(self.generation_config)
+        given |= {} if generation_config is None else _switched_on(generation_config)
+        given |= settings
         as_output = given.pop("return_dict_in_generate", False)
         sampler = _sampler(given, input_ids.shape[1])
         states = generation_states(self, input_ids, attention_mask, sampler, seed)
@@ -61,6 +61,13 @@ class DiffusionGenerationMixin:
             states = _streamed(states, input_ids, streamer)
         generation = collect(states, self, input_ids, sampler)
         return DiffusionGenerationOutput(**generation._asdict()) if as_output else generation.sequences
+
+
+def _switched_on(generation_config: GenerationConfig) -> dict[str, Any]:
+    """What a GenerationConfig asks for: it also lists dozens of features as absent or off."""
+    values = generation_config.to_diff_dict()
+    fields = SamplerConfig.model_fields
+    return {k: v for k, v in values.items() if k not in _NOT_SETTINGS and (k in fields or v not in (None, False))}
 
 
 def _sampler(settings: dict[str, Any], prompt_length: int) -> SamplerConfig:

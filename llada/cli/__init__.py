@@ -1,0 +1,22 @@
+"""`llada <command>`: parse, build, call. Each command lives in its own module."""
+
+import sys
+
+import typer
+
+from llada.cli.generate import generate
+from llada.cli.prepare import prepare
+from llada.cli.train import pretrain, sft
+
+app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
+for command in (prepare, pretrain, sft, generate):
+    app.command()(command)
+
+
+def main() -> None:
+    """The console script: a mistake of the user is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        print(f"llada: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,209 @@
+"""From a data set to noised batches, such that each is a pure function of (seed, step).
+
+A step looks at `batch_size` consecutive samples of the epoch's order. Which process, micro-batch or worker handles a
+sample changes nothing about it: noise, random length and padding are decided by the sample's place alone.
+
+Shapes: B rows of a micro-batch, L length, N masked positions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from llada.train.noise import epoch_order, mask_uniforms, random_length, times
+from llada.train.objective import Noised, floored, forward_process
+
+
+class Rows(Protocol):
+    """A data set: row i is {"x0": int (l,)}, and for fine-tuning {"maskable": bool (l,)} beside it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]: ...
+
+
+class Place(NamedTuple):
+    """Where a sample stands in training: this decides everything random about it."""
+
+    epoch: int
+    index: int  # in the epoch's order
+    length: int | None  # to which its row is padded; None: its own
+
+
+class Batch(NamedTuple):
+    """A noised micro-batch."""
+
+    x0: Tensor  # (B, L) clean tokens
+    noised: Noised
+    lengths: Tensor  # (B,) tokens that count: all real ones, or the maskable ones in fine-tuning
+    attention_mask: Tensor | None  # (B, L), 0 at padding; None where no row is padded
+    masked_at: Tensor  # (N,) positions of the masks in the flattened batch
+    places: list[Place]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How training masks, from the config."""
+
+    mask_token_id: int
+    pad_token_id: int
+    seed: int = 0
+    masking: Literal["count", "bernoulli"] = "count"  # exactly k ~ U{1..L} tokens, or each with probability t ~ U(0, 1)
+    eps: float = 1e-3  # floor of t; only for "bernoulli"
+    random_length: float = 0.0  # probability of cutting a row to a uniform length
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The data side of a training run: which samples make up a step, and what noise they get.
+
+    Rows of unequal length are padded with `noise.pad_token_id`. Where rows have a `maskable` (fine-tuning), they are
+    padded to the longest row of the global batch and the padding is part of the response, as in LLaDA
+    (arXiv:2502.09992, appendix B.1); elsewhere (random lengths) padding is hidden from the model.
+    """
+
+    rows: Rows
+    batch_size: int  # samples per optimiser step, over all processes
+    noise: Noise
+    micro_batch_size: int | None = None  # samples per forward pass and process; None: all of the process's
+    workers: int = 0  # processes that prepare batches
+
+    def __post_init__(self):
+        if len(self.rows) < self.batch_size:
+            raise ValueError(f"batch_size={self.batch_size} exceeds the {len(self.rows)} rows of the data set")
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps in an epoch; the samples that do not fill a last step come in another epoch's order."""
+        return len(self.rows) // self.batch_size
+
+    def micro_batches(self, rank: int, processes: int, start: int, stop: int) -> Iterator[list[Batch]]:
+        """For each step of start..stop-1, the micro-batches of this process."""
+        if self.batch_size % processes:
+            raise ValueError(f"batch_size={self.batch_size} cannot be shared equally by {processes} processes")
+        share = self.batch_size // processes
+        size = min(self.micro_batch_size or share, share)
+        per_step = -(-share // size)
+        keys = _MicroBatchKeys(self, rank * share, share, size, start, stop)
+        loader = DataLoader(
+            _Placed(self.rows, self.noise.seed),
+            batch_sampler=keys,  # pyright: ignore[reportArgumentType]  # it takes any iterable of lists
+            num_workers=self.workers,
+            collate_fn=_Collator(self.noise, self.batch_size),
+            persistent_workers=False,
+        )
+        batches = iter(loader)
+        for _ in range(start, stop):
+            yield [next(batches) for _ in range(per_step)]
+
+
+@dataclass(frozen=True)
+class _MicroBatchKeys:
+    """Lists of places, one list per micro-batch, for the samples `first .. first + share` of each step."""
+
+    batches: Batches
+    first: int
+    share: int
+    size: int
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        b = self.batches
+        for step in range(self.start, self.stop):
+            epoch, batch = divmod(step, b.per_epoch)
+            begin = batch * b.batch_size
+            length = _longest(b.rows, epoch_order(b.noise.seed, epoch, len(b.rows))[begin : begin + b.batch_size])
+            places = [Place(epoch, begin + self.first + i, length) for i in range(self.share)]
+            for i in range(0, self.share, self.size):
+                yield places[i : i + self.size]
+
+
+def _longest(rows: Rows, indices: np.ndarray) -> int | None:
+    """The length to which a fine-tuning batch is padded; None for rows of one length."""
+    first = rows[int(indices[0])]
+    return max(len(rows[int(i)]["x0"]) for i in indices) if "maskable" in first else None
+
+
+class _Placed(Dataset):
+    """The data set seen through the order of each epoch."""
+
+    def __init__(self, rows: Rows, seed: int):
+        self.rows = rows
+        self.seed = seed
+        self.order: tuple[int, np.ndarray] | None = None  # of the latest epoch
+
+    def __getitem__(self, place: Place) -> tuple[Place, Mapping[str, np.ndarray]]:
+        if self.order is None or self.order[0] != place.epoch:
+            self.order = (place.epoch, epoch_order(self.seed, place.epoch, len(self.rows)))
+        return place, self.rows[int(self.order[1][place.index])]
+
+
+@dataclass(frozen=True)
+class _Collator:
+    noise: Noise
+    batch_size: int
+
+    def __call__(self, samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]]) -> Batch:
+        return collate(samples, self.noise, self.batch_size)
+
+
+def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: Noise, batch_size: int) -> Batch:
+    """Pad and noise a few samples of a global batch of `batch_size`.
+
+    Raises ValueError where a row is empty, has nothing maskable, or holds [MASK] where it is maskable.
+    """
+    places = [place for place, _ in samples]
+    cut = [_cut(row, place, noise) for place, row in samples]
+    L = max(place.length or len(x0) for (x0, _), place in zip(cut, places, strict=True))
+    B = len(samples)
+    x0 = torch.full((B, L), noise.pad_token_id)
+    maskable = torch.zeros(B, L, dtype=torch.bool)
+    real = torch.zeros(B, L, dtype=torch.bool)
+    uniforms = torch.ones(B, L)
+    for i, ((tokens, response), place) in enumerate(zip(cut, places, strict=True)):
+        n = len(tokens)
+        x0[i, :n] = torch.from_numpy(tokens)
+        maskable[i, :n] = True if response is None else torch.from_numpy(response)
+        maskable[i, n:] = response is not None  # end-of-sequence padding belongs to the response
+        real[i, : n if response is None else L] = True
+        uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
+    lengths = maskable.sum(dim=1)
+    _check(x0, maskable, lengths, places, noise)
+    t = _stratified_times(places, noise, batch_size)
+    if noise.masking == "count":
+        counts = (1 + (lengths * t).long()).clamp(max=lengths)
+        noised = forward_process(x0, noise.mask_token_id, maskable=maskable, counts=counts, uniforms=uniforms)
+    else:
+        t = floored(t, noise.eps)
+        noised = forward_process(x0, noise.mask_token_id, t, maskable, uniforms=uniforms)
+    masked_at = noised.masked.flatten().nonzero()[:, 0]
+    return Batch(x0, noised, lengths, None if real.all() else real.long(), masked_at, places)
+
+
+def _cut(row: Mapping[str, np.ndarray], place: Place, noise: Noise) -> tuple[np.ndarray, np.ndarray | None]:
+    x0 = np.asarray(row["x0"], dtype=np.int64)
+    if noise.random_length:
+        x0 = x0[: random_length(noise.seed, place.epoch, place.index, len(x0), noise.random_length)]
+    return x0, row.get("maskable")
+
+
+def _stratified_times(places: list[Place], noise: Noise, batch_size: int) -> Tensor:
+    epochs = {place.epoch for place in places}
+    (epoch,) = epochs  # a step never spans two epochs
+    return times(noise.seed, epoch, torch.tensor([place.index for place in places]), batch_size)
+
+
+def _check(x0: Tensor, maskable: Tensor, lengths: Tensor, places: list[Place], noise: Noise) -> None:
+    for problem, rows in (
+        ("has nothing to learn: it is empty or nothing in it is maskable", lengths == 0),
+        ("holds the mask token; it must not occur in training data", ((x0 == noise.mask_token_id) & maskable).any(1)),
+    ):
+        if rows.any():
+            place = places[int(rows.nonzero()[0])]
+            raise ValueError(f"row {place.index} of epoch {place.epoch} {problem}")

@@ -1,0 +1,80 @@
+"""The schemas of configs/pretrain and configs/sft: one YAML file is one run."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llada.config import Schema
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class OptimConfig(Schema):
+    """AdamW and its learning rate."""
+
+    learning_rate: Rate  # the peak
+    schedule: Literal["warmup_stable_decay", "cosine"] = "warmup_stable_decay"
+    warmup: Count = 0  # steps
+    decay: Count = 0  # last steps of warmup_stable_decay, linear to `final`
+    final: NonNegative = 0.0  # learning rate at the end
+    weight_decay: NonNegative = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    max_grad_norm: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _applicable(self) -> Self:
+        if self.schedule == "cosine" and self.decay:
+            raise ValueError("decay has no effect with schedule: cosine; remove it")
+        return self
+
+
+class TrainConfig(Schema):
+    """What every training run says."""
+
+    output: str  # folder of the run: log.jsonl, config.json and the model
+    steps: Positive  # optimiser steps
+    batch_size: Positive  # rows per step, over all processes
+    micro_batch_size: Positive | None = None  # rows per forward pass and process; None: all of them
+    optim: OptimConfig
+    masking: Literal["count", "bernoulli"] = "bernoulli"  # the paper's; "count" has less variance, see the README
+    eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # floor of t; only for bernoulli
+    seed: Count = 0
+    workers: Count = 0  # processes that prepare batches
+    mixed_precision: Literal["no", "bf16"] = "no"
+    evaluate_every: Positive | None = None  # steps between held-out bounds; None: only at the end
+    evaluate_draws: Positive = 1  # masks per held-out row
+    overwrite: bool = False  # replace an existing output folder
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.masking == "count" and "eps" in self.model_fields_set:
+            raise ValueError("eps has no effect with masking: count, whose t is never below 1/length; remove it")
+        if self.optim.warmup + self.optim.decay > self.steps:
+            raise ValueError(f"optim.warmup + optim.decay exceed steps={self.steps}")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size={self.micro_batch_size} exceeds batch_size={self.batch_size}")
+        return self
+
+
+class PretrainConfig(TrainConfig):
+    """Pretraining from scratch on a folder that `llada prepare` wrote."""
+
+    data: str  # the folder, with tokenizer/, train/ and heldout/
+    length: Positive  # tokens per row
+    random_length: Share = 0.01  # share of rows cut to a uniform random length
+    model: dict[str, Any] | str  # sizes of a LLaDAConfig, or the YAML file that holds them
+
+
+class SFTConfig(TrainConfig):
+    """Fine-tuning on conversations, with only the responses masked."""
+
+    init: str  # checkpoint to start from
+    train: str  # conversations: JSONL, parquet, or hf:NAME
+    heldout: str | None = None  # the same, for the held-out bound; None: none is measured
+    max_length: Positive  # tokens; longer conversations are refused, or skipped
+    too_long: Literal["error", "skip"] = "error"

@@ -1,0 +1,42 @@
+"""AdamW with decay groups, and learning rates as pure functions of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def adamw(
+    model: nn.Module, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; only matrices are decayed, not norms and biases.
+
+    The learning rate is set before every step by the loop.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+
+
+def warmup_stable_decay(
+    step: int, *, peak: float, steps: int, warmup: int = 0, decay: int = 0, final: float = 0.0
+) -> float:
+    """Linear from 0 to `peak` in `warmup` steps, constant, then linear to `final` in the last `decay` steps.
+
+    The schedule of LLaDA (arXiv:2502.09992, §2.2). Step 0 is the first update and has rate peak / warmup.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    remaining = steps - 1 - step
+    return peak if remaining >= decay else final + (peak - final) * remaining / decay
+
+
+def cosine(step: int, *, peak: float, steps: int, warmup: int = 0, final: float = 0.0) -> float:
+    """Linear warm-up, then half a cosine from `peak` to `final` at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - 1 - warmup, 1)
+    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
