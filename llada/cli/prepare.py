@@ -44,7 +44,9 @@ def prepare(
     trained = _tokenizer(train, tokenizer, vocab_size)
     for name, documents in (("train", train), ("heldout", held)):
         index = write_shards(documents, trained, output / name)
-        typer.echo(f"{name}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text")
+        typer.echo(
+            f"{name}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text"
+        )
     trained.save_pretrained(output / "tokenizer")
 
 

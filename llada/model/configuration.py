@@ -32,9 +32,10 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "a bidirectional model has no causal cache"),
 }
 # What transformers itself writes into a config.json beside the fields of the model.
-_WRITTEN_BY_TRANSFORMERS = {"auto_map", "model_type", "torch_dtype", "name_or_path", "num_labels", "attn_implementation"}
+_FROM_TRANSFORMERS = {"auto_map", "model_type", "torch_dtype", "name_or_path", "num_labels", "attn_implementation"}
 # Keys that make transformers look for code or kernels elsewhere; a checkpoint must not carry them.
-_FETCHES_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "custom_pipelines")
+_IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation"}
+_FETCHES_CODE = {"auto_map", "custom_pipelines", *_IMPLEMENTATIONS}
 
 
 class LLaDAConfig(PreTrainedConfig):
@@ -150,7 +151,7 @@ class LLaDAConfig(PreTrainedConfig):
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         generic = set(PreTrainedConfig.default_config_fields()) | set(GenerationConfig().to_dict())
-        known = generic | _WRITTEN_BY_TRANSFORMERS
+        known = generic | _FROM_TRANSFORMERS
         unknown = sorted(name for name in kwargs if name not in known and not name.startswith("_"))
         if unknown:
             names = [*self.default_config_fields(), *self.attribute_map]
@@ -163,7 +164,8 @@ class LLaDAConfig(PreTrainedConfig):
             given = getattr(self, name)
             if given != allowed and not (given is None and not allowed):
                 raise ValueError(f"{name}={given!r} is not implemented; only {allowed!r} is, because {why}")
-        for name in ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length"):
+        sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.d_model % self.n_heads or self.head_dim % 2:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForMaskedLM
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_flash_attention_utils import FlashAttentionKwargs
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -27,6 +28,11 @@ from llada.model.weights import check_loading_report, check_weight_files, regist
 from llada.sampling.transformers_style import DiffusionGenerationMixin
 
 
+def at_least_float32(states: Tensor) -> Tensor:
+    """Half precision becomes float32, for norms, rotations and softmax; float64 stays float64 all through."""
+    return states.to(torch.promote_types(states.dtype, torch.float32))
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm, computed in float32 and cast back before the weight, as in the official model."""
 
@@ -36,7 +42,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        normed = F.rms_norm(hidden_states.float(), self.weight.shape, eps=self.eps)
+        normed = F.rms_norm(at_least_float32(hidden_states), self.weight.shape, eps=self.eps)
         return self.weight * normed.to(hidden_states.dtype)
 
 
@@ -48,36 +54,38 @@ class ResidualLinear(nn.Linear):
         self.layer_idx = layer_idx
 
 
-def rotary_tables(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles, float32 (B, 1, L, E); the two halves of E rotate against each other.
+def rotary_tables(
+    position_ids: Tensor, head_dim: int, theta: float, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotary angles (B, 1, L, E), in `dtype`; the two halves of E rotate against each other.
 
     Computed in every forward pass: a stored table would come back as uninitialised memory from `from_pretrained`,
     which builds modules on the meta device.
     """
-    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
+    exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=dtype) / head_dim
     frequencies = 1.0 / theta**exponents  # (E/2,)
-    angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, L, E/2)
+    angles = position_ids[:, None, :, None].to(dtype) * frequencies  # (B, 1, L, E/2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary embedding in float32 and return it in the dtype of `states` (B, H, L, E)."""
-    full = states.float()
+    """Apply the rotary embedding, in float32 at least, to `states` (B, H, L, E); the result has their dtype."""
+    full = at_least_float32(states)
     first, second = full.chunk(2, dim=-1)
     return (full * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
 def eager_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, with its weights (B, H, L, L); transformers calls it for attn_implementation="eager"."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    if mask is not None:
+        scores = scores + mask
+    weights = at_least_float32(scores).softmax(dim=-1).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -105,6 +113,8 @@ class Attention(nn.Module):
         key = rotate(rearrange(self.k_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
         value = rearrange(self.v_proj(hidden_states), heads, E=self.config.head_dim)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        if not query.numel():  # an empty batch: transformers' attention functions cannot reshape one
+            attend, attention_mask = eager_attention, None
         scaling = self.config.head_dim**-0.5
         mixed, weights = attend(self, query, key, value, attention_mask, scaling=scaling, dropout=0.0, **kwargs)
         return self.o_proj(rearrange(mixed, "B L H E -> B L (H E)")), weights
@@ -211,11 +221,15 @@ class LLaDAModel(LLaDAPreTrainedModel):
 
         Args:
             input_ids: tokens (B, L); or `inputs_embeds` (B, L, D), exactly one of the two.
-            attention_mask: (B, L), 0 where a position is padding and may not be attended to; None: no padding.
+            attention_mask: (B, L), 0 where a position is padding and may not be attended to; None: no padding. A mask
+                with four dimensions goes to the attention function as it is.
             position_ids: (B, L) or (1, L); None: 0, 1, 2, ... Only differences matter, so left padding needs none.
 
-        Raises ValueError where the sequence is longer than `config.max_sequence_length`.
+        Raises ValueError where the sequence is longer than `config.max_sequence_length` or the mask has another shape,
+        and TypeError for an option without an effect, such as `labels`. transformers' `output_hidden_states`,
+        `output_attentions` and options of flash attention have one.
         """
+        _refuse_unknown_options(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -224,9 +238,13 @@ class LLaDAModel(LLaDAPreTrainedModel):
             raise ValueError(
                 f"a sequence of {length} tokens does not fit into max_sequence_length={self.config.max_sequence_length}"
             )
+        shape = tuple(hidden_states.shape[:2])
+        if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != shape:
+            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens have {shape}")
         if position_ids is None:
             position_ids = torch.arange(length, device=hidden_states.device)[None]
-        rotary = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta)
+        precision = torch.promote_types(hidden_states.dtype, torch.float32)
+        rotary = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta, dtype=precision)
         visible = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for block in self.layers:
             hidden_states = block(hidden_states, visible, rotary, **kwargs)
@@ -268,6 +286,15 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
         logits = self.lm_head(hidden_states)[..., : self.config.vocab_size]
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+
+def _refuse_unknown_options(options: dict[str, Any]) -> None:
+    """Raise TypeError for a keyword that nothing below would read; one that asks for nothing (None, False) may pass."""
+    known = {"output_hidden_states", "output_attentions", *FlashAttentionKwargs.__annotations__}
+    for name, value in options.items():
+        if name not in known and value is not None and value is not False:
+            hint = "; the loss is llada.elbo_loss(...)" if name == "labels" else ""
+            raise TypeError(f"forward() has no argument {name!r}{hint}")
 
 
 register_weight_names()

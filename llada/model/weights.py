@@ -49,7 +49,7 @@ def check_weight_files(folder: Path) -> None:
     """
     for file in _weight_files(folder):
         if not file.is_file():
-            raise ValueError(f"{folder} lacks the weight file {file.name} that its index names; copy the whole checkpoint")
+            raise ValueError(f"{folder} lacks the weight file {file.name}, which its index names; copy all the files")
         try:
             with safe_open(file, framework="pt") as tensors:
                 tensors.keys()
@@ -63,7 +63,7 @@ def check_loading_report(path: str | Path, report: dict[str, Any]) -> None:
     problems = [
         *(f"missing {name}" for name in sorted(report["missing_keys"])),
         *(f"unexpected {name}" for name in sorted(report["unexpected_keys"])),
-        *(f"{name} has shape {tuple(has)}, not {tuple(needs)}" for name, has, needs in sorted(report["mismatched_keys"])),
+        *(f"{name} has shape {tuple(has)}, not {tuple(must)}" for name, has, must in sorted(report["mismatched_keys"])),
         *(str(message) for message in report.get("error_msgs", ())),
     ]
     if problems:
@@ -94,5 +94,5 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ValueError(f"{index_file} has no weight_map")
     for name in names.values():
         if not isinstance(name, str) or name != Path(name).name or not name.endswith(".safetensors"):
-            raise ValueError(f"{index_file} names the file {name!r}; only .safetensors files inside the folder are read")
+            raise ValueError(f"{index_file} names the file {name!r}; it may name only .safetensors files beside itself")
     return [folder / name for name in sorted(set(names.values()))]

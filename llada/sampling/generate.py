@@ -21,7 +21,8 @@ from llada.sampling.reveals import REVEALS
 class SamplerConfig(Schema):
     """A sampler. Published ones are in configs/sampling and are read by `SamplerConfig.named`.
 
-    Raises ConfigError for unknown fields, values out of range, and lengths and steps that do not fit together.
+    Raises ConfigError for unknown fields, values out of range, and options that exclude each other; lengths and steps
+    are checked as soon as `gen_length` is given, at the latest by `generate`.
     """
 
     steps: Annotated[int, Field(ge=1)] | None = None  # predictions in all; None: one per generated token
@@ -52,18 +53,25 @@ class SamplerConfig(Schema):
     def steps_per_block(self) -> int:
         return (self.steps or self.gen_length) // self.blocks
 
+    def check_lengths(self) -> None:
+        """Raise ConfigError where length, blocks and steps do not fit. Infilling has no gen_length and asks nothing."""
+        block = self.block_length or self.gen_length
+        if block > self.gen_length or self.gen_length % block:
+            raise ConfigError(f"gen_length={self.gen_length} cannot be cut into blocks of block_length={block} tokens")
+        if self.steps is not None and self.steps % self.blocks:
+            raise ConfigError(f"steps={self.steps} cannot be shared equally by {self.blocks} blocks of {block} tokens")
+        if self.steps is not None and self.steps > self.gen_length:
+            raise ConfigError(
+                f"steps={self.steps} exceeds gen_length={self.gen_length}: a step reveals a token or more"
+            )
+
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _consistent(self) -> Self:
         for field, known in (("order", ORDERS), ("reveal", REVEALS)):
             if getattr(self, field) not in known:
                 raise ValueError(f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}")
-        block = self.block_length or self.gen_length
-        if block > self.gen_length or self.gen_length % block:
-            raise ValueError(f"gen_length={self.gen_length} cannot be cut into blocks of block_length={block} tokens")
-        if self.steps is not None and self.steps % self.blocks:
-            raise ValueError(f"steps={self.steps} cannot be shared equally by {self.blocks} blocks of {block} tokens")
-        if self.steps is not None and self.steps > self.gen_length:
-            raise ValueError(f"steps={self.steps} exceeds gen_length={self.gen_length}: a step reveals a token or more")
+        if "gen_length" in self.model_fields_set:
+            self.check_lengths()
         if self.forbid_eos and self.stop_at_eos:
             raise ValueError("stop_at_eos has no effect with forbid_eos: the token would never appear")
         return self
@@ -105,6 +113,7 @@ def generation_states(
     model: nn.Module, prompt: Tensor, attention_mask: Tensor | None, sampler: SamplerConfig, seed: int = 0
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there."""
+    sampler.check_lengths()
     canvas = _canvas(model, prompt, sampler)
     P = prompt.shape[1]
     if (prompt == model.config.mask_token_id).any():
@@ -125,10 +134,14 @@ def infill(
 ) -> Generation:
     """Fill every [MASK] of the canvas, wherever it stands; all other tokens stay.
 
-    `sampler.gen_length` is not used (the canvas says how much there is to fill); `steps` None is one token per step,
-    and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
+    The canvas says how much there is to fill, so `sampler.gen_length` must not be set; `steps` None is one token per
+    step, and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
     """
     sampler = SamplerConfig() if sampler is None else sampler
+    if "gen_length" in sampler.model_fields_set:
+        raise ValueError(
+            "gen_length has no effect on infilling: the canvas says how much there is to fill; leave it out"
+        )
     if sampler.stop_at_eos:
         raise ValueError("stop_at_eos has no effect on infilling: what follows an end-of-sequence token is given")
     _check_canvas(model, canvas)
@@ -208,7 +221,9 @@ def _canvas(model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
 def _check_canvas(model: nn.Module, canvas: Tensor) -> None:
     _mask(model)
     if canvas.dim() != 2 or canvas.is_floating_point():
-        raise ValueError(f"token ids must be integers of shape (batch, length), not {canvas.dtype} {tuple(canvas.shape)}")
+        raise ValueError(
+            f"token ids must be integers of shape (batch, length), not {canvas.dtype} {tuple(canvas.shape)}"
+        )
     longest = getattr(model.config, "max_position_embeddings", None)  # not every model has a limit
     if longest is not None and canvas.shape[1] > longest:
         raise ValueError(
@@ -221,7 +236,9 @@ def _attention_mask(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
     if attention_mask is None:
         return torch.ones_like(tokens)
     if attention_mask.shape != tokens.shape:
-        raise ValueError(f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} differ in shape")
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} differ in shape"
+        )
     if (attention_mask.long().diff(dim=1) < 0).any():
         raise ValueError("padding must be on the left: set tokenizer.padding_side = 'left'")
     return attention_mask.long()

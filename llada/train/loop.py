@@ -143,9 +143,7 @@ def _denominator(batch: Batch, per: str) -> float:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    tensors = {
-        name: getattr(batch, name).to(device, non_blocking=True) for name in ("x0", "lengths", "masked_at")
-    }
+    tensors = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("x0", "lengths", "masked_at")}
     mask = batch.attention_mask if batch.attention_mask is None else batch.attention_mask.to(device, non_blocking=True)
     noised = batch.noised._replace(**{k: v.to(device, non_blocking=True) for k, v in batch.noised._asdict().items()})
     return batch._replace(noised=noised, attention_mask=mask, **tensors)

@@ -63,11 +63,13 @@ def forward_process(
     if counts is not None:
         available = maskable.sum(dim=1)
         if ((counts < 1) | (counts > available)).any():
-            raise ValueError(f"counts={counts.tolist()} must lie between 1 and the maskable tokens {available.tolist()}")
+            raise ValueError(
+                f"counts={counts.tolist()} must lie between 1 and the maskable tokens {available.tolist()}"
+            )
         order = uniforms.masked_fill(~maskable, math.inf).argsort(dim=1, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, torch.arange(L, device=x0.device).expand(B, L))
         masked = rank < counts[:, None]
-        t = counts / available
+        t = counts.double() / available  # exact, so that the bound is
     else:
         if t is None:
             offset = torch.rand((), generator=generator, device=x0.device)

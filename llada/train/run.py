@@ -58,7 +58,9 @@ def _start(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
-        raise ConfigError(f"{expected} processes were launched, but {accelerator.num_processes} take part; on CPUs use torchrun")
+        raise ConfigError(
+            f"{expected} processes were launched, but {accelerator.num_processes} take part; on CPUs use torchrun"
+        )
     output = Path(config.output)
     if accelerator.is_main_process:
         if output.exists() and any(output.iterdir()) and not config.overwrite:
@@ -75,7 +77,9 @@ def _model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) ->
     """The sizes of the config with the vocabulary of the tokenizer."""
     sizes = dict(read_yaml(config.model)) if isinstance(config.model, str) else dict(config.model)
     if len(tokenizer) > sizes.get("vocab_size", len(tokenizer)):
-        raise ConfigError(f"model.vocab_size={sizes['vocab_size']} is smaller than the tokenizer's {len(tokenizer)} tokens")
+        raise ConfigError(
+            f"model.vocab_size={sizes['vocab_size']} is smaller than the tokenizer's {len(tokenizer)} tokens"
+        )
     tokens = {
         "vocab_size": len(tokenizer),
         "mask_token_id": tokenizer.mask_token_id,

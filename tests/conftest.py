@@ -1,0 +1,37 @@
+"""Settings of every test: one thread, no network, no denormal numbers; and the reference vectors."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before everything else
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+torch.set_num_threads(1)
+torch.set_flush_denormal(True)  # barely trained models are slow otherwise
+
+
+class Golden(NamedTuple):
+    """What the original implementations compute with a small random model (tests/golden/tiny-mha)."""
+
+    folder: Path  # a checkpoint in the official layout
+    settings: dict[str, Any]  # special ids and the settings of each case
+    tensors: dict[str, Tensor]
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden(golden_folder: Path) -> Golden:
+    folder = golden_folder / "tiny-mha"
+    settings = json.loads((folder / "reference.json").read_text())
+    return Golden(folder, settings, load_file(folder / "reference.safetensors"))

@@ -1,0 +1,399 @@
+"""generate, infill and the loop beneath: golden tokens, row independence, special tokens, and every refusal."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import llada
+from llada.config import ConfigError
+from llada.sampling.denoise import denoise
+from llada.sampling.generate import SamplerConfig, generate, generation_states, infill
+from llada.sampling.orders import ORDERS, confidence, excluding
+from llada.sampling.predictors import guided, plain, suppressed
+from llada.sampling.reveals import Step, top_k
+from llada.sampling.schedules import even_counts
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-mha"
+CASES = json.loads((GOLDEN / "reference.json").read_text())
+MASK, EOS, EOT = CASES["mask_token_id"], CASES["eos_token_id"], CASES["eot_token_id"]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    model, _ = llada.load_pretrained(GOLDEN)
+    model.config.eot_token_id = EOT
+    return model, load_file(GOLDEN / "reference.safetensors")
+
+
+def sampler_of(case: dict) -> SamplerConfig:
+    return SamplerConfig(
+        steps=case["steps"],
+        gen_length=case["gen_length"],
+        block_length=case["block_length"],
+        cfg_scale=case.get("cfg_scale", 0.0),
+        forbid_eos=case.get("logits_eos_inf", False),
+        eos_last=case.get("confidence_eos_eot_inf", False),
+    )
+
+
+def prompt_of(reference: dict, case: str) -> tuple[Tensor, Tensor | None]:
+    return reference[f"{case}.prompt"], reference.get(f"{case}.attention_mask")
+
+
+TIES = 8  # with EOS last, several drafts score exactly 0, and torch.topk's order of equal scores is its own
+
+
+@pytest.mark.parametrize("case", [c for c in CASES["generate"] if c["index"] != TIES], ids=lambda c: str(c["index"]))
+def test_tokens_are_those_of_the_original(golden, case):
+    model, reference = golden
+    out = generate(model, *prompt_of(reference, f"generate.{case['index']}"), sampler_of(case))
+    assert torch.equal(out.sequences, reference[f"generate.{case['index']}.output"])
+    evaluations = case["steps"] * (2 if "cfg_scale" in case else 1)
+    assert (out.forward_passes == evaluations).all()
+
+
+def test_tokens_are_those_of_the_original_where_equal_scores_are_broken_as_it_did(golden):
+    """We reveal the leftmost of equal scores, so that padding cannot matter; the original asked torch.topk."""
+    model, reference = golden
+    prompt, _ = prompt_of(reference, f"generate.{TIES}")
+    sampler = sampler_of(CASES["generate"][TIES])
+    P, length = prompt.shape[1], sampler.gen_length
+
+    def torch_topk(step: Step) -> Tensor:
+        everywhere = torch.full((len(prompt), P + length), -torch.inf)  # the original ranked the whole canvas
+        everywhere[:, P:] = torch.where(step.masked, step.score.clamp(min=0), -torch.inf)
+        chosen = everywhere.topk(int(step.count[0]), dim=1).indices
+        return ~step.masked | torch.zeros_like(everywhere, dtype=torch.bool).scatter(1, chosen, True)[:, P:]
+
+    states = list(
+        denoise(
+            plain(model),
+            torch.cat((prompt, torch.full((len(prompt), length), MASK)), dim=1),
+            MASK,
+            blocks=[slice(P, P + length)],
+            steps=sampler.steps,
+            order=excluding(confidence, [EOS, EOT]),
+            reveal=torch_topk,
+        )
+    )
+    expected = reference[f"generate.{TIES}.output"]
+    assert torch.equal(states[-1].canvas, expected)
+    ours = generate(model, prompt, None, sampler).sequences
+    assert torch.equal(ours[0], expected[0])  # no equal scores in this row
+    assert not torch.equal(ours[1], expected[1])
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES["fast"] if c["cache"] == "none" and "threshold" not in c], ids=lambda c: str(c["index"])
+)
+def test_uncached_generation_takes_the_original_number_of_predictions(golden, case):
+    model, reference = golden
+    out = generate(model, *prompt_of(reference, f"fast.{case['index']}"), sampler_of(case))
+    assert torch.equal(out.sequences, reference[f"fast.{case['index']}.output"])
+    assert out.forward_passes.tolist() == [case["nfe"]]
+
+
+def prompts(rows: int, length: int = 6) -> Tensor:
+    return torch.randint(0, 200, (rows, length), generator=torch.Generator().manual_seed(rows))
+
+
+SAMPLERS = {
+    "greedy": SamplerConfig(gen_length=12),
+    "drawn": SamplerConfig(gen_length=12, steps=6, temperature=0.9),
+    "random": SamplerConfig(gen_length=12, steps=4, temperature=1.0, order="random"),
+    "blocks": SamplerConfig(gen_length=12, steps=6, block_length=4, temperature=0.7),
+    "guided": SamplerConfig(gen_length=12, steps=6, temperature=0.7, cfg_scale=0.5),
+    "ends last": SamplerConfig(gen_length=12, steps=6, temperature=0.7, eos_last=True),
+    "stops": SamplerConfig(gen_length=12, temperature=0.7, block_length=4, stop_at_eos=True),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_row_does_not_depend_on_its_neighbours(golden, name):
+    model = golden[0].double()
+    together = generate(model, prompts(3), None, SAMPLERS[name], seed=5)
+    fewer = generate(model, prompts(3)[:2], None, SAMPLERS[name], seed=5)
+    model.float()
+    assert torch.equal(together.sequences[:2], fewer.sequences)
+    assert torch.equal(together.forward_passes[:2], fewer.forward_passes)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_row_does_not_depend_on_padding(golden, name):
+    model = golden[0].double()
+    prompt = prompts(2)
+    alone = generate(model, prompt, None, SAMPLERS[name], seed=9)
+    padded = torch.cat((torch.full((2, 5), 17), prompt), dim=1)
+    attention_mask = torch.cat((torch.zeros(2, 5), torch.ones_like(prompt)), dim=1).long()
+    beside = generate(model, padded, attention_mask, SAMPLERS[name], seed=9)
+    model.float()
+    assert torch.equal(beside.sequences[:, 5:], alone.sequences)
+    assert torch.equal(beside.tokens_per_forward, alone.tokens_per_forward)
+
+
+def test_seed_changes_what_is_drawn_and_not_what_is_greedy(golden):
+    model, _ = golden
+    drawn = [generate(model, prompts(1), None, SAMPLERS["drawn"], seed=s).sequences for s in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    greedy = [generate(model, prompts(1), None, SAMPLERS["greedy"], seed=s).sequences for s in (0, 1)]
+    assert torch.equal(*greedy)
+
+
+def test_prompt_stays_and_no_mask_is_left(golden):
+    out = generate(golden[0], prompts(2), None, SAMPLERS["random"]).sequences
+    assert torch.equal(out[:, :6], prompts(2))
+    assert not (out == MASK).any()
+
+
+def test_one_block_of_the_whole_length_is_no_block(golden):
+    whole = SamplerConfig(gen_length=12, block_length=12)
+    assert torch.equal(
+        generate(golden[0], prompts(2), None, whole).sequences,
+        generate(golden[0], prompts(2), None, SamplerConfig(gen_length=12)).sequences,
+    )
+
+
+def test_blocks_of_one_token_go_from_left_to_right(golden):
+    sampler = SamplerConfig(gen_length=6, block_length=1)
+    for i, state in enumerate(generation_states(golden[0], prompts(1), None, sampler)):
+        assert (state.canvas[0, 6:] != MASK).tolist() == [j <= i for j in range(6)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_forbidden_end_of_sequence_never_appears(golden, temperature):
+    sampler = SamplerConfig(gen_length=32, temperature=temperature, forbid_eos=True)
+    free = SamplerConfig(gen_length=32, temperature=temperature)
+    with_eos = generate(golden[0], prompts(8), None, free).sequences[:, 6:]
+    without = generate(golden[0], prompts(8), None, sampler).sequences[:, 6:]
+    assert (with_eos == EOS).any()
+    assert not (without == EOS).any()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_end_tokens_are_revealed_last_at_every_temperature(golden, order, temperature):
+    """No end token is revealed while another draft of the window is left out."""
+    sampler = SamplerConfig(gen_length=16, steps=8, temperature=temperature, eos_last=True, order=order)
+    previous = torch.full((4, 16), MASK)
+    for state in generation_states(golden[0], prompts(4), None, sampler):
+        revealed = state.visible & (previous == MASK)
+        ends = torch.isin(state.draft, torch.tensor([EOS, EOT]))
+        left_out = ~state.visible & ~ends
+        assert not ((revealed & ends).any(dim=1) & left_out.any(dim=1)).any()
+        previous = state.canvas[:, 6:]
+
+
+def test_stopping_at_the_end_of_sequence_keeps_the_tokens_before_it_and_costs_less(golden):
+    free = SamplerConfig(gen_length=32, block_length=4)
+    stopping = free.replace(stop_at_eos=True)
+    all_of_it = generate(golden[0], prompts(8), None, free)
+    stopped = generate(golden[0], prompts(8), None, stopping)
+    some_stopped = False
+    for whole, cut, fewer in zip(all_of_it.sequences, stopped.sequences, stopped.forward_passes, strict=True):
+        ends = (whole[6:] == EOS).nonzero()[:, 0]
+        first = int(ends[0]) if len(ends) else 32
+        assert torch.equal(cut[: 6 + first], whole[: 6 + first])
+        assert (cut[6 + first :] == EOS).all()
+        some_stopped |= first < 28 and int(fewer) < 32
+    assert some_stopped
+    assert torch.equal(stopped.tokens_per_forward > 0, torch.ones(8, dtype=torch.bool))
+
+
+class Constant(nn.Module):
+    """Predicts the same distribution everywhere; counts its evaluations."""
+
+    def __init__(self, logits: Tensor, **config):
+        super().__init__()
+        self.logits = logits
+        self.config = SimpleNamespace(**{"mask_token_id": 0, **config})
+        self.calls = 0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None):
+        self.calls += 1
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+
+
+def test_mask_is_never_drafted_even_where_it_is_the_likeliest():
+    model = Constant(torch.tensor([9.0, 1.0, 0.0]))
+    for temperature in (0.0, 1.0):
+        out = generate(model, torch.tensor([[1]]), None, SamplerConfig(gen_length=64, temperature=temperature))
+        assert not (out.sequences == 0).any()
+
+
+def test_any_module_with_logits_and_a_mask_token_generates():
+    out = generate(Constant(torch.tensor([0.0, 1.0, 5.0])), torch.tensor([[1, 1]]), None, SamplerConfig(gen_length=3))
+    assert out.sequences.tolist() == [[1, 1, 2, 2, 2]]
+    assert out.forward_passes.tolist() == [3]
+    assert out.tokens_per_forward.tolist() == [1.0]
+
+
+def test_throughput_counts_tokens_up_to_the_first_end_of_sequence():
+    model = Constant(torch.tensor([0.0, 1.0, 5.0]), eos_token_id=2)
+    out = generate(model, torch.tensor([[1, 2]]), None, SamplerConfig(gen_length=8, steps=2))
+    assert out.tokens_per_forward.tolist() == [0.5]
+
+
+def test_finished_block_costs_no_further_prediction():
+    model = Constant(torch.tensor([0.0, 1.0, 5.0]))
+    infill(model, torch.tensor([[1, 0, 1, 1]]), sampler=SamplerConfig(steps=8))
+    assert model.calls == 1
+
+
+def test_infilling_fills_the_masks_and_nothing_else(golden):
+    canvas = prompts(3, 12)
+    canvas[0, [0, 3, 11]] = MASK
+    canvas[1, :] = MASK
+    out = infill(golden[0], canvas, sampler=SamplerConfig(temperature=0.8))
+    kept = canvas != MASK
+    assert torch.equal(out.sequences[kept], canvas[kept])
+    assert not (out.sequences == MASK).any()
+    assert out.forward_passes.tolist() == [3, 12, 0]
+
+
+def test_infilling_in_blocks_and_steps_finishes_every_row(golden):
+    canvas = prompts(2, 12)
+    canvas[0, 2:9] = MASK
+    canvas[1, [1, 10]] = MASK
+    out = infill(golden[0], canvas, sampler=SamplerConfig(steps=6, block_length=4))
+    assert not (out.sequences == MASK).any()
+    assert out.forward_passes.tolist() == [6, 2]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_empty_batch_and_empty_prompt_are_no_errors(golden, shape):
+    out = generate(golden[0], torch.zeros(shape, dtype=torch.long), None, SamplerConfig(gen_length=4))
+    assert out.sequences.shape == (shape[0], shape[1] + 4)
+    assert not (out.sequences == MASK).any()
+
+
+def test_prompt_that_fills_the_model_is_generated_up_to_its_length(golden):
+    longest = golden[0].config.max_sequence_length
+    prompt = prompts(1, longest - 2)
+    assert generate(golden[0], prompt, None, SamplerConfig(gen_length=2)).sequences.shape == (1, longest)
+    with pytest.raises(ValueError, match=f"{longest + 1} tokens of prompt and answer exceed the model's {longest}"):
+        generate(golden[0], prompt, None, SamplerConfig(gen_length=3))
+
+
+def test_guidance_of_scale_zero_and_minus_one_are_its_two_predictions(golden):
+    canvas = torch.cat((prompts(2), torch.full((2, 4), MASK)), dim=1)
+    prompt, block = canvas != MASK, slice(6, 10)
+    predict = plain(golden[0])
+    conditional = predict(canvas, block)
+    unconditional = predict(torch.full_like(canvas, MASK), block)
+    assert torch.allclose(guided(predict, prompt, MASK, 0.0)(canvas, block), conditional, atol=1e-5)
+    assert torch.allclose(guided(predict, prompt, MASK, -1.0)(canvas, block), unconditional, atol=1e-5)
+
+
+def test_guidance_on_the_bed_has_the_published_probabilities():
+    from bed import BED
+
+    canvas = torch.tensor([[0, BED.mask, BED.mask]])
+    predict = guided(lambda c, b: BED.oracle(c)[:, b], canvas != BED.mask, BED.mask, 1.0)
+    p = predict(canvas, slice(0, 3))[0, 1, :3].softmax(dim=-1)
+    assert p.tolist() == pytest.approx([0.2284778, 0.26301175, 0.50851046], abs=1e-7)
+
+
+def test_suppressed_tokens_have_no_probability_and_the_model_is_untouched(golden):
+    canvas = prompts(1)
+    logits = plain(golden[0])(canvas, slice(0, 6))
+    without = suppressed(plain(golden[0]), [3, 5])(canvas, slice(0, 6))
+    assert torch.isneginf(without[..., [3, 5]]).all()
+    others = [i for i in range(logits.shape[-1]) if i not in (3, 5)]
+    assert torch.equal(without[..., others], logits[..., others])
+
+
+def test_even_counts_give_the_remainder_to_the_first_steps():
+    assert even_counts(torch.tensor([10, 3, 0]), 4).tolist() == [[3, 3, 2, 2], [1, 1, 1, 0], [0, 0, 0, 0]]
+    assert even_counts(torch.tensor([3]), 5).tolist() == [[1, 1, 1, 0, 0]]
+
+
+def test_equal_scores_reveal_the_leftmost():
+    masked = torch.tensor([[False, True, True, True]])
+    step = Step(torch.zeros(1, 4, 2), torch.zeros(1, 4), torch.full((1, 4), -torch.inf), masked, torch.tensor([2]))
+    assert top_k(step).tolist() == [[True, True, True, False]]
+
+
+def test_states_share_no_memory():
+    canvas = torch.zeros(1, 3, dtype=torch.long)
+    states = list(denoise(lambda c, b: torch.randn(1, 3, 4), canvas, 0))
+    assert [int((s.canvas == 0).sum()) for s in states] == [2, 1, 0]
+    assert (canvas == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"steps": 15, "gen_length": 16, "block_length": 8},
+            "steps=15 cannot be shared equally by 2 blocks of 8 tokens",
+        ),
+        ({"gen_length": 10, "block_length": 4}, "gen_length=10 cannot be cut into blocks of block_length=4"),
+        ({"gen_length": 8, "block_length": 16}, "cannot be cut into blocks"),
+        ({"gen_length": 8, "steps": 9}, "steps=9 exceeds gen_length=8"),
+        ({"order": "confidense"}, "unknown order 'confidense'; known: confidence, random"),
+        ({"reveal": "topk"}, "unknown reveal 'topk'; known: top_k"),
+        ({"forbid_eos": True, "stop_at_eos": True}, "stop_at_eos has no effect with forbid_eos"),
+        ({"temprature": 1.0}, "unknown key 'temprature'; did you mean 'temperature'"),
+        ({"temperature": -0.5}, "temperature: .* greater than or equal to 0"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"steps": "many"}, "steps: .* valid integer"),
+        ({"gen_length": 0}, "gen_length: .* greater than or equal to 1"),
+    ],
+)
+def test_impossible_sampler_is_explained(values, message):
+    with pytest.raises(ConfigError, match=message):
+        SamplerConfig(**values)
+
+
+def test_unknown_sampler_lists_the_known_ones():
+    with pytest.raises(
+        ConfigError, match="unknown sampler 'greedy'; known: low_confidence, random, semi_autoregressive"
+    ):
+        SamplerConfig.named("greedy")
+
+
+def test_named_samplers_are_files_that_name_their_paper():
+    from llada.config import config_folder
+
+    for file in sorted((config_folder() / "sampling").glob("*.yaml")):
+        assert "arXiv:" in file.read_text().splitlines()[0]
+        assert isinstance(SamplerConfig.named(file.stem, gen_length=64), SamplerConfig)
+    assert SamplerConfig.named("semi_autoregressive").block_length == 32
+    assert SamplerConfig.named("random").order == "random"
+
+
+def test_refusals_of_generate(golden):
+    model, _ = golden
+    with pytest.raises(ValueError, match="the prompt holds \\[MASK\\] tokens; llada.infill"):
+        generate(model, torch.tensor([[1, MASK]]), None, SamplerConfig(gen_length=2))
+    with pytest.raises(ValueError, match="must be \\(batch, length\\)"):
+        generate(model, torch.tensor([1, 2]), None, SamplerConfig(gen_length=2))
+    with pytest.raises(ValueError, match="differ in shape"):
+        generate(model, prompts(1), torch.ones(1, 5), SamplerConfig(gen_length=2))
+    with pytest.raises(ValueError, match="padding must be on the left"):
+        generate(model, prompts(1), torch.tensor([[1, 1, 1, 1, 1, 0]]), SamplerConfig(gen_length=2))
+    with pytest.raises(ValueError, match="token ids must be integers"):
+        generate(model, torch.ones(1, 2), None, SamplerConfig(gen_length=2))
+    with pytest.raises(ValueError, match="stop_at_eos has no effect on infilling"):
+        infill(model, prompts(1), sampler=SamplerConfig(stop_at_eos=True))
+    with pytest.raises(ValueError, match="steps=5 cannot be shared equally by 2 blocks of 3 tokens"):
+        infill(model, prompts(1), sampler=SamplerConfig(steps=5, block_length=3))
+    with pytest.raises(ValueError, match="gen_length has no effect on infilling"):
+        infill(model, prompts(1), sampler=SamplerConfig(gen_length=8))
+    with pytest.raises(ConfigError, match="steps=200 exceeds gen_length=128"):
+        generate(model, prompts(1), None, SamplerConfig(steps=200))
+
+
+def test_model_without_the_tokens_a_sampler_needs_is_refused():
+    silent = Constant(torch.zeros(3), mask_token_id=None)
+    with pytest.raises(ValueError, match="mask_token_id is not set"):
+        generate(silent, torch.tensor([[1]]), None, SamplerConfig(gen_length=2))
+    for option in ("forbid_eos", "eos_last", "stop_at_eos"):
+        with pytest.raises(ValueError, match=f"{option} needs model.config.eos_token_id"):
+            generate(Constant(torch.zeros(3)), torch.tensor([[1]]), None, SamplerConfig(gen_length=2, **{option: True}))
