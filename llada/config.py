@@ -30,6 +30,10 @@ class Schema(BaseModel):
         except ValidationError as error:
             raise ConfigError(_explain(type(self), error)) from None
 
+    # pydantic's word for "not a custom __init__": without it, groups of keys would be built by the one above, and their
+    # mistakes would arrive as one text instead of one by one with their full location
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
+
     def replace(self: SchemaT, **values: Any) -> SchemaT:
         """A copy with some values changed, validated like a new one."""
         return type(self)(**{**self.model_dump(exclude_unset=True), **values})

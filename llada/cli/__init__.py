@@ -1,5 +1,6 @@
 """`llada <command>`: parse, build, call. Each command lives in its own module."""
 
+import os
 import sys
 
 import typer
@@ -15,6 +16,8 @@ for command in (prepare, pretrain, sft, generate):
 
 def main() -> None:
     """The console script: a mistake of the user is one message and exit code 2, never a traceback."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too
     try:
         app()
     except (ValueError, FileNotFoundError, FileExistsError) as error:

@@ -1,7 +1,44 @@
-"""`llada generate`: answer or continue a prompt with a trained model."""
+"""`llada generate`: answer, continue or fill in a text with a trained model."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
-def generate() -> None:
-    typer.echo("")
+def generate(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model")],
+    prompt: Annotated[str, typer.Argument(help="question to a chat model, or text to continue; ___ marks a gap")],
+    sampler: Annotated[str, typer.Option(help="a file of configs/sampling by its name")] = "low_confidence",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="continue the text itself instead of answering it")] = False,
+    gap: Annotated[int, typer.Option(help="tokens for each ___ in the text", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="of the random numbers")] = 0,
+) -> None:
+    """Generate text: llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32"""
+    import torch
+
+    from llada.config import config_folder, load_config
+    from llada.data.chat import decode_response, encode_prompt
+    from llada.data.tokenizer import encode
+    from llada.model.checkpoint import load_pretrained
+    from llada.sampling import generate as sampling
+
+    SamplerConfig = sampling.SamplerConfig
+    SamplerConfig.named(sampler)  # an unknown name lists the known ones
+    settings = load_config(SamplerConfig, config_folder() / "sampling" / f"{sampler}.yaml", set_ or ())
+    loaded, tokenizer = load_pretrained(model)
+    if tokenizer is None:
+        raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
+    if "___" in prompt:
+        parts = [encode(tokenizer, part) for part in prompt.split("___")]
+        hole = [loaded.config.mask_token_id] * gap
+        canvas = parts[0] + [token for part in parts[1:] for token in (*hole, *part)]
+        out = sampling.infill(loaded, torch.tensor([canvas]), None, settings, seed)
+        text = tokenizer.decode(out.sequences[0])
+    else:
+        ids = encode(tokenizer, prompt) if raw else encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
+        out = sampling.generate(loaded, torch.tensor([ids], dtype=torch.long), None, settings, seed)
+        text = (prompt if raw else "") + decode_response(tokenizer, out.sequences[0, len(ids) :].tolist())
+    typer.echo(text)
+    typer.echo(f"({int(out.forward_passes)} forward passes)", err=True)

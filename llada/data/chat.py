@@ -222,3 +222,10 @@ SHAPES = {
     ("prompt", "completion"): _from_completion,
     ("instruction", "output"): _from_alpaca,
 }
+
+
+def decode_response(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of generated tokens, up to the first end of turn or end of sequence."""
+    ends = {tokenizer.eos_token_id, tokenizer.get_vocab().get(SPECIAL_TOKENS.eot)}
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return tokenizer.decode(list(ids[:length]), skip_special_tokens=True)

@@ -20,7 +20,7 @@ from llada.model.weights import read_json
 _MASK_TOKENS = ("<|mdm_mask|>", "<[MASK]>")
 _END_OF_TURN = "<|eot_id|>"
 # Llama settings without an effect here, and those with the only value that a LLaDA can have.
-_LLAMA_IGNORED = {"use_cache", "pretraining_tp", "auto_map", "architectures", "attn_implementation", "rope_scaling"}
+_LLAMA_IGNORED = {"model_type", "architectures", "auto_map", "use_cache", "pretraining_tp", "attn_implementation"}
 _LLAMA_ONLY = {"mlp_bias": False, "rope_scaling": None}
 
 
@@ -45,8 +45,9 @@ def load_pretrained(
     missing, superfluous or misshapen, or the architecture is not implemented.
     """
     folder = _folder(path)
-    tokenizer = AutoTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").is_file() else None
-    config = _read_config(folder, tokenizer, mask_token_id)
+    values = read_json(folder / "config.json")
+    tokenizer = _read_tokenizer(folder)
+    config = _config(folder, values, tokenizer, mask_token_id)
     model = LLaDAForMaskedLM.from_pretrained(
         folder,
         config=config,
@@ -70,20 +71,31 @@ def _folder(path: str | Path) -> Path:
     raise FileNotFoundError(f"{path} is neither a folder nor a hub id of the form owner/name")
 
 
-def _read_config(folder: Path, tokenizer: PreTrainedTokenizerBase | None, mask_token_id: int | None) -> LLaDAConfig:
-    values = read_json(folder / "config.json")
-    config = LLaDAConfig.from_dict(values if "d_model" in values else _from_llama(values))
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    try:
+        # said explicitly, because by default transformers asks on the terminal whether to run a checkpoint's code
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def _config(
+    folder: Path, values: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, mask_token_id: int | None
+) -> LLaDAConfig:
+    values = values if "d_model" in values else _from_llama(values)
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
     if mask_token_id is not None:
-        config.mask_token_id = mask_token_id
-    elif config.mask_token_id is None:
+        values["mask_token_id"] = mask_token_id
+    elif values.get("mask_token_id") is None:
         named = [tokenizer.mask_token] if tokenizer is not None and tokenizer.mask_token else []
-        config.mask_token_id = next((vocabulary[t] for t in (*named, *_MASK_TOKENS) if t in vocabulary), None)
-    if config.mask_token_id is None:
+        values["mask_token_id"] = next((vocabulary[t] for t in (*named, *_MASK_TOKENS) if t in vocabulary), None)
+    if values["mask_token_id"] is None:
         raise ValueError(f"{folder} does not say which token is [MASK]; give load_pretrained(..., mask_token_id=...)")
-    if config.eot_token_id is None:
-        config.eot_token_id = vocabulary.get(_END_OF_TURN)
-    return config
+    if values.get("eot_token_id") is None:
+        values["eot_token_id"] = vocabulary.get(_END_OF_TURN)
+    return LLaDAConfig.from_dict(values)
 
 
 def _from_llama(values: dict[str, Any]) -> dict[str, Any]:

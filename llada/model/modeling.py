@@ -175,6 +175,7 @@ class LLaDAPreTrainedModel(PreTrainedModel):
         strict = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **strict})
         check_loading_report(pretrained_model_name_or_path, report)
+        model._weight_conversions = None  # else saving would repeat the layout that was read, not the official one
         return (model, report) if wants_report else model
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
     epoch: int
     index: int  # in the epoch's order
-    length: int | None  # to which its row is padded; None: its own
+    length: int | None  # to which its response is continued with padding; None: padding is hidden and does not count
 
 
 class Batch(NamedTuple):
@@ -170,8 +170,8 @@ def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: No
         n = len(tokens)
         x0[i, :n] = torch.from_numpy(tokens)
         maskable[i, :n] = True if response is None else torch.from_numpy(response)
-        maskable[i, n:] = response is not None  # end-of-sequence padding belongs to the response
-        real[i, : n if response is None else L] = True
+        maskable[i, n : place.length] = place.length is not None  # end-of-sequence padding belongs to the response
+        real[i, : place.length or n] = True
         uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
     lengths = maskable.sum(dim=1)
     _check(x0, maskable, lengths, places, noise)

@@ -14,7 +14,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class OptimConfig(Schema):
-    """AdamW and its learning rate."""
+    """The optimiser and its learning rate."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices inside the blocks, AdamW for the rest
 
     learning_rate: Rate  # the peak
     schedule: Literal["warmup_stable_decay", "cosine"] = "warmup_stable_decay"

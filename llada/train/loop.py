@@ -6,7 +6,7 @@ row by its response length (LLaDA, arXiv:2502.09992, eq. 3 and 5).
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
 def fit(
     model: nn.Module,
     batches: Batches,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     *,
     learning_rate: Callable[[int], float],
     steps: int,
@@ -52,7 +52,7 @@ def fit(
     Args:
         model: its call takes `input_ids`, `attention_mask` and `logits_at` (`LLaDAForMaskedLM`).
         batches: the data side.
-        optimizer: over the parameters of `model`; see `llada.train.optim.adamw`.
+        optimizers: together over the parameters of `model`; see `llada.train.optim`.
         learning_rate: step (from 0) → rate.
         steps: how many.
         per: what the loss is averaged over, "token" (pretraining) or "row" (fine-tuning).
@@ -62,12 +62,12 @@ def fit(
     Raises FloatingPointError before the update where loss or gradient is not finite, naming the samples.
     """
     accelerator = Accelerator() if accelerator is None else accelerator
-    wrapped, prepared = accelerator.prepare(model, optimizer)
+    wrapped, *prepared = accelerator.prepare(model, *optimizers)
     wrapped.train()
     stream = batches.micro_batches(accelerator.process_index, accelerator.num_processes, 0, steps)
     for step, micro_batches in enumerate(stream):
         rate = learning_rate(step)
-        for group in prepared.param_groups:
+        for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate
         totals = torch.tensor([[_denominator(b, per), float(b.lengths.sum())] for b in micro_batches]).sum(dim=0)
         totals = accelerator.reduce(totals.to(accelerator.device), reduction="sum")
@@ -83,8 +83,9 @@ def fit(
         measured = torch.stack((loss, grad_norm.to(loss.device), totals[1])).tolist()  # sync, once per step
         if not all(map(math.isfinite, measured)):
             _refuse_non_finite(step, measured, micro_batches)
-        prepared.step()
-        prepared.zero_grad()
+        for optimizer in prepared:
+            optimizer.step()
+            optimizer.zero_grad()
         yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]))
 
 

@@ -1,14 +1,14 @@
-"""AdamW with decay groups, and learning rates as pure functions of the step."""
+"""Optimisers with their parameter groups, and learning rates as pure functions of the step."""
 
 import math
 
-import torch
 from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
 
 
 def adamw(
     model: nn.Module, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
-) -> torch.optim.AdamW:
+) -> list[Optimizer]:
     """AdamW over the trainable parameters; only matrices are decayed, not norms and biases.
 
     The learning rate is set before every step by the loop.
@@ -18,7 +18,26 @@ def adamw(
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+    return [AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas, eps=eps, fused=True)]
+
+
+def muon(
+    model: nn.Module, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+) -> list[Optimizer]:
+    """Muon (Jordan et al., 2024) over the matrices inside the blocks, AdamW over embedding, LM head, norms and biases.
+
+    Muon's updates are scaled to the size of AdamW's (arXiv:2502.16982, §2.2), so both take one learning rate.
+    """
+    outside = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    outside |= set(model.get_output_embeddings().parameters())
+    inside = [p for p in model.parameters() if p.requires_grad and p.dim() == 2 and p not in outside]
+    momentum = Muon(inside, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    chosen = set(inside)
+    rest = nn.ParameterList([p for p in model.parameters() if p not in chosen])
+    return [momentum, *adamw(rest, weight_decay=weight_decay, betas=betas, eps=eps)]
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
 
 
 def warmup_stable_decay(

@@ -24,7 +24,7 @@ from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batches, Noise, Rows
 from llada.train.config import OptimConfig, PretrainConfig, SFTConfig, TrainConfig
 from llada.train.loop import StepLog, evaluate, fit
-from llada.train.optim import adamw, cosine, warmup_stable_decay
+from llada.train.optim import OPTIMIZERS, cosine, warmup_stable_decay
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -55,12 +55,11 @@ def sft(config: SFTConfig) -> Path:
 def _start(config: TrainConfig) -> Accelerator:
     """The processes of this run, and an output folder that is theirs."""
     torch.set_flush_denormal(True)  # near-zero Adam moments make CPUs several times slower
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    # accelerate joins several CPU processes only when told that there is no accelerator.
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.accelerator.is_available())
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
-        raise ConfigError(
-            f"{expected} processes were launched, but {accelerator.num_processes} take part; on CPUs use torchrun"
-        )
+        raise ConfigError(f"{expected} processes were launched, but {accelerator.num_processes} take part")
     output = Path(config.output)
     if accelerator.is_main_process:
         if output.exists() and any(output.iterdir()) and not config.overwrite:
@@ -113,11 +112,12 @@ def _train(
     )
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
     optim = config.optim
-    optimizer = adamw(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
+    build = OPTIMIZERS[optim.optimizer]
+    optimizers = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
     logs = fit(
         model,
         batches,
-        optimizer,
+        optimizers,
         learning_rate=_learning_rate(optim, config.steps),
         steps=config.steps,
         per=per,

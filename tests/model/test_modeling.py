@@ -173,7 +173,7 @@ def test_the_bias_of_queries_keys_and_values_is_used(build, name):
     bias = model.get_submodule(f"model.layers.0.self_attn.{name}").bias
     assert torch.equal(bias, torch.zeros_like(bias))
     bias.data.normal_(generator=torch.Generator().manual_seed(0))
-    # a constant added to all keys moves all scores of a query alike only where no rotation follows, so it counts, too
+    # a bias of the keys counts, too: after the rotation it is not the same for all positions
     assert (model(ids).logits - before).abs().max() > 1e-6
 
 

@@ -1,0 +1,58 @@
+"""Answers of a fine-tuned model to instructions, and how many are right."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llada.data.chat import decode_response, encode_prompt
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.sampling.generate import SamplerConfig, generate
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class Answer(NamedTuple):
+    """What the model said to one conversation."""
+
+    text: str
+    forward_passes: int
+
+
+def answer(
+    model: LLaDAForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Messages],
+    sampler: SamplerConfig,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Answer]:
+    """One reply to each conversation, which must end with the user's turn. Batches are padded on the left."""
+    answers = []
+    for start in range(0, len(conversations), batch_size):
+        prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
+        prompt, attention_mask = left_padded(prompts, model.config.pad_token_id)
+        prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
+        out = generate(model, prompt, attention_mask, sampler, seed=seed + start)
+        replies = out.sequences[:, prompt.shape[1] :].tolist()
+        passes = out.forward_passes.tolist()
+        answers += [Answer(decode_response(tokenizer, r), n) for r, n in zip(replies, passes, strict=True)]
+    return answers
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token lists as one batch: prompts (B, P) and attention mask (B, P), 0 at the padding on the left."""
+    P = max(map(len, prompts))
+    rows = [[pad_token_id] * (P - len(tokens)) + list(tokens) for tokens in prompts]
+    mask = [[0] * (P - len(tokens)) + [1] * len(tokens) for tokens in prompts]
+    return torch.tensor(rows, dtype=torch.long), torch.tensor(mask)
+
+
+def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
+    """Share of answers equal to what was expected, blanks around them apart."""
+    if not expected:
+        raise ValueError("there are no answers to compare")
+    return sum(a.strip() == e.strip() for a, e in zip(answers, expected, strict=True)) / len(expected)

@@ -1,0 +1,13 @@
+"""Fine-tuning for `accelerate launch` (GPUs) and `torchrun` (CPUs too); one process is `llada sft`.
+
+accelerate launch scripts/sft.py configs/sft/quickstart.yaml steps=100
+torchrun --nproc_per_node 2 scripts/sft.py configs/sft/quickstart.yaml steps=100
+"""
+
+import sys
+
+from llada.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "sft")
+    main()

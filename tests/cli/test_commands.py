@@ -1,0 +1,220 @@
+"""The commands from text to answers, and what they say to wrong input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import llada
+
+import llada as library
+from llada.train.run import read_log
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_prepare_writes_what_it_says(prepared, capsys):
+    assert (prepared / "tokenizer" / "tokenizer.json").is_file()
+    for split in ("train", "heldout"):
+        index = json.loads((prepared / split / "index.json").read_text())
+        assert index["documents"] > 0
+
+
+def test_prepare_can_use_an_existing_tokenizer(prepared, corpus, tmp_path, monkeypatch):
+    llada(monkeypatch, "prepare", corpus, tmp_path / "d", "--tokenizer", prepared / "tokenizer", "--heldout", 0.1)
+    hashes = {
+        json.loads((d / "train" / "index.json").read_text())["tokenizer_hash"] for d in (prepared, tmp_path / "d")
+    }
+    assert len(hashes) == 1
+
+
+def test_pretraining_logs_every_step_and_saves_a_model_with_its_tokenizer(pretrained):
+    log = read_log(pretrained)
+    assert [record["step"] for record in log] == list(range(1, 21))
+    assert {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "elapsed"} <= log[0].keys()
+    assert [r["step"] for r in log if "bound" in r] == [10, 20]
+    assert all(r["bound_stderr"] > 0 for r in log if "bound" in r)
+    assert log[-1]["loss"] < log[0]["loss"]
+    model, tokenizer = library.load_pretrained(pretrained / "model")
+    assert model.config.mask_token_id == tokenizer.mask_token_id
+    assert json.loads((pretrained / "config.json").read_text())["steps"] == 20
+
+
+def test_same_run_twice_gives_the_same_log(prepared, pretrain_yaml, pretrained, tmp_path, monkeypatch):
+    again = tmp_path / "again"
+    llada(monkeypatch, "pretrain", pretrain_yaml, f"data={prepared}", f"output={again}", "evaluate_every=10",
+          "model.max_sequence_length=128")  # fmt: skip
+    timeless = [[{k: v for k, v in r.items() if k not in ("elapsed", "tokens_per_second")} for r in read_log(run)]
+                for run in (again, pretrained)]  # fmt: skip
+    assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, pretrained, tmp_path):
+    """One process through the script, and two that share each batch, log the losses of the command."""
+    start = {
+        "python": [sys.executable],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"],
+    }[launcher]
+    output = tmp_path / "run"
+    settings = [f"data={prepared}", f"output={output}", "evaluate_every=10", "model.max_sequence_length=128"]
+    done = subprocess.run(
+        [*start, str(ROOT / "scripts" / "pretrain.py"), str(pretrain_yaml), *settings],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for one, other in zip(read_log(output), read_log(pretrained), strict=True):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"elapsed", "tokens_per_second"}:
+            assert one[key] == pytest.approx(other[key], rel=1e-4)
+
+
+@pytest.fixture(scope="session")
+def tuned(pretrained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sft")
+    (folder / "sft.yaml").write_text(
+        "max_length: 100\nsteps: 10\nbatch_size: 8\noptim: {learning_rate: 0.01, optimizer: muon, schedule: cosine}\n"
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", "instructions", folder / "data", "--count", 5)
+        llada(monkeypatch, "sft", folder / "sft.yaml", f"init={pretrained / 'model'}", f"output={folder / 'run'}",
+              f"train={folder / 'data' / 'train.jsonl'}", f"heldout={folder / 'data' / 'test.jsonl'}")  # fmt: skip
+    return folder / "run"
+
+
+def test_fine_tuning_starts_from_the_checkpoint_and_measures_the_bound(tuned):
+    log = read_log(tuned)
+    assert len(log) == 10
+    assert log[-1]["bound"] > 0
+    assert log[-1]["learning_rate"] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Add 3 and 4.", "--sampler", "semi_autoregressive", "--set", "gen_length=8", "--set", "block_length=4"],
+        ["the model", "--raw", "--set", "gen_length=8", "--set", "temperature=0.5", "--seed", "3"],
+        ["the ___ reads ___", "--gap", "2"],
+    ],
+    ids=["answer", "continue", "infill"],
+)
+def test_generate_prints_text_and_its_cost(tuned, arguments, monkeypatch, capsys):
+    llada(monkeypatch, "generate", tuned / "model", *arguments)
+    captured = capsys.readouterr()
+    assert captured.out.strip() or captured.out == "\n"
+    assert "forward passes)" in captured.err
+    if "--raw" in arguments:
+        assert captured.out.startswith("the model")
+    if "--gap" in arguments:
+        assert captured.out.startswith("the ")
+        assert captured.err.endswith("(4 forward passes)\n")
+
+
+def test_mask_token_in_a_prompt_stays_text(tuned, monkeypatch, capsys):
+    llada(monkeypatch, "generate", tuned / "model", "a <|mdm_mask|> b", "--raw", "--set", "gen_length=4")
+    assert capsys.readouterr().out.startswith("a <|mdm_mask|> b")
+
+
+def refusal(monkeypatch, capsys, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        llada(monkeypatch, *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepz=3", "unknown key 'stepz'; did you mean 'steps'"),
+        ("optim.learning_rat=3", "unknown key 'optim.learning_rat'; did you mean 'learning_rate'"),
+        ("steps=many", "steps: Input should be a valid integer (given 'many')"),
+        ("steps=0", "steps: Input should be greater than or equal to 1"),
+        ("optim.learning_rate=-1", "optim.learning_rate"),
+        ("masking=some", "masking: Input should be 'count' or 'bernoulli'"),
+        ("batch_size=100000", "batch_size=100000 exceeds the"),
+        ("micro_batch_size=9", "micro_batch_size=9 exceeds batch_size=8"),
+        ("eps=0.1", "eps has no effect with masking: count"),
+        ("optim.warmup=21", "optim.warmup + optim.decay exceed steps=20"),
+        ("mixed_precision=fp16", "mixed_precision"),
+        ("model.n_layer=2", "unknown LLaDA configuration key 'n_layer'; did you mean 'n_layers'"),
+        ("model.vocab_size=10", "model.vocab_size=10 is smaller than the tokenizer's 300 tokens"),
+        ("length=100000", "tokens"),
+        ("data=nowhere", "has no tokenizer; write it with `llada prepare"),
+        ("model=nowhere.yaml", "nowhere.yaml: no such file"),
+        ("steps", "has no `key=value` form"),
+    ],
+)
+def test_wrong_settings_are_explained(override, message, prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'run'}", override]
+    assert message in refusal(monkeypatch, capsys, "pretrain", *arguments)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_schedule_that_ignores_an_option_is_refused(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path}", "optim.schedule=cosine", "optim.decay=5"]
+    assert "decay has no effect with schedule: cosine" in refusal(monkeypatch, capsys, "pretrain", *arguments)
+
+
+def test_existing_output_is_kept_unless_told_otherwise(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    (tmp_path / "precious").write_text("data")
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path}", "steps=2"]
+    assert "exists and is not empty" in refusal(monkeypatch, capsys, "pretrain", *arguments)
+    assert (tmp_path / "precious").exists()
+    llada(monkeypatch, "pretrain", *arguments, "overwrite=true")
+    assert (tmp_path / "model").is_dir()
+
+
+def test_missing_configuration_suggests_the_near_one(monkeypatch, capsys):
+    message = refusal(monkeypatch, capsys, "pretrain", ROOT / "configs" / "pretrain" / "quickstar.yaml")
+    assert "did you mean" in message
+    assert "quickstart.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "empty"),
+        (lambda folder: (folder / "a.txt").write_bytes(b"\xff\xfe\x00\x01binary"), "UTF-8"),
+        (lambda folder: (folder / "a.txt").write_text("only one document"), "no document is left"),
+        (lambda folder: (folder / "a.jsonl").write_text('{"body": "x"}\n'), "body"),
+    ],
+    ids=["nothing", "binary", "too little", "other field"],
+)
+def test_unusable_corpus_is_explained(make, message, tmp_path, monkeypatch, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    make(corpus)
+    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out")
+    assert message in said or "holds no" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_keeps_an_existing_folder(corpus, tmp_path, monkeypatch, capsys):
+    (tmp_path / "precious").write_text("data")
+    assert "exists and is not empty" in refusal(monkeypatch, capsys, "prepare", corpus, tmp_path)
+
+
+def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
+    assert "nowhere" in refusal(monkeypatch, capsys, "prepare", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_generate_explains_unknown_samplers_and_too_long_prompts(tuned, monkeypatch, capsys):
+    assert "known: low_confidence" in refusal(
+        monkeypatch, capsys, "generate", tuned / "model", "x", "--sampler", "best"
+    )
+    message = refusal(monkeypatch, capsys, "generate", tuned / "model", "long " * 300, "--raw")
+    assert "exceed the model's 128" in message
+    assert "neither a folder nor a hub id" in refusal(monkeypatch, capsys, "generate", "no such model", "x")
+
+
+def test_processes_that_do_not_take_part_are_noticed(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llada.train.run.Accelerator", lambda **_: type("A", (), {"num_processes": 1})())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'r'}"]
+    assert "2 processes were launched, but 1 take part" in refusal(monkeypatch, capsys, "pretrain", *arguments)
