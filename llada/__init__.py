@@ -28,15 +28,21 @@ _PUBLIC = {
 }
 __all__ = ["__version__", *_PUBLIC]
 
-if TYPE_CHECKING:
-    from llada.config import ConfigError, load_config
-    from llada.model.checkpoint import load_pretrained
-    from llada.model.configuration import LLaDAConfig
-    from llada.model.modeling import LLaDAForMaskedLM, LLaDAModel
-    from llada.sampling.denoise import denoise
-    from llada.sampling.generate import SamplerConfig, generate, infill
-    from llada.train.loop import evaluate, fit
-    from llada.train.objective import elbo_loss, forward_process
+if TYPE_CHECKING:  # for editors and type checkers, which do not see __getattr__
+    from llada.config import ConfigError as ConfigError
+    from llada.config import load_config as load_config
+    from llada.model.checkpoint import load_pretrained as load_pretrained
+    from llada.model.configuration import LLaDAConfig as LLaDAConfig
+    from llada.model.modeling import LLaDAForMaskedLM as LLaDAForMaskedLM
+    from llada.model.modeling import LLaDAModel as LLaDAModel
+    from llada.sampling.denoise import denoise as denoise
+    from llada.sampling.generate import SamplerConfig as SamplerConfig
+    from llada.sampling.generate import generate as generate
+    from llada.sampling.generate import infill as infill
+    from llada.train.loop import evaluate as evaluate
+    from llada.train.loop import fit as fit
+    from llada.train.objective import elbo_loss as elbo_loss
+    from llada.train.objective import forward_process as forward_process
 
 
 def __getattr__(name: str) -> object:

@@ -49,14 +49,14 @@ def show_bound(console: Console, folder: Path) -> None:
     """The held-out bound beside what models with no and with one token of context reach on the same text."""
     record = read_log(folder / "pretrain")[-1]
     train, heldout = (TokenRows(folder / "data" / split, 1) for split in ("train", "heldout"))
-    tokens = [np.concatenate([rows[i]["x0"] for i in range(len(rows))]) for rows in (train, heldout)]
+    seen, unseen = (np.concatenate([rows[i]["x0"] for i in range(len(rows))]) for rows in (train, heldout))
     vocab = train.index.vocab_size
     per_bit = heldout.index.tokens / heldout.index.text_bytes / np.log(2)
     table = Table("held-out text", "nats per token", "bits per byte", title="Pretraining")
     bound, stderr = record["bound"], record["bound_stderr"]
     rows = [
-        ("unigram entropy", unigram_cross_entropy(*tokens, vocab), ""),
-        ("bigram entropy", bigram_cross_entropy(*tokens, vocab), ""),
+        ("unigram entropy", unigram_cross_entropy(seen, unseen, vocab), ""),
+        ("bigram entropy", bigram_cross_entropy(seen, unseen, vocab), ""),
         ("LLaDA, upper bound", bound, f" ± {stderr:.3f}"),
     ]
     for name, value, error in rows:

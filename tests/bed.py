@@ -41,7 +41,7 @@ class Bed:
         return (sequences * powers).sum(dim=-1)
 
     def oracle(self, canvas: Tensor) -> Tensor:
-        """Exact log-conditionals of every position given the visible tokens, (B, L, V + 1); the mask gets a junk logit."""
+        """Exact log-conditionals of every position given the visible tokens, (B, L, V + 1)."""
         visible = canvas != self.mask
         agrees = ((canvas[:, None] == self.sequences) | ~visible[:, None]).all(dim=-1)  # (B, V^L)
         joint = agrees * self.p

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -83,7 +83,8 @@ def _tokenizer(documents: list[Document], path: Path | None, vocab_size: int) ->
 def _write_instructions(output: Path, count: int, seed: int) -> None:
     """train.jsonl and test.jsonl with disjoint contents; test rows keep their family for scoring."""
     output.mkdir(parents=True, exist_ok=True)
-    for split, number in (("train", count), ("test", max(count // 20, 50))):
+    sizes: dict[Literal["train", "test"], int] = {"train": count, "test": max(count // 20, 50)}
+    for split, number in sizes.items():
         rows = [row for family in FAMILIES for row in instructions(family, split, number, seed)]
         random.Random(seed).shuffle(rows)
         lines = (json.dumps({"messages": as_messages(row), "family": row.family}) + "\n" for row in rows)

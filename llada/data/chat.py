@@ -18,7 +18,7 @@ from llada.data.records import Record, read_records, string_field
 from llada.data.tokenizer import SPECIAL_TOKENS, encode
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, str]]  # each {"role": ..., "content": ...}
 
@@ -30,7 +30,7 @@ class ChatRow(NamedTuple):
     maskable: list[bool]  # (L,) true on what the assistant says and on the eot that ends it
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> ChatRow:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> ChatRow:
     """A whole conversation, which must end with the assistant's reply, as training data.
 
     Equal to what the chat template gives, except that control tokens spelled out in a message stay text. Every message
@@ -49,7 +49,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> ChatR
     return _encode(tokenizer, messages)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """A conversation that waits for the assistant: its ids (L,), ending with the assistant's header.
 
     Followed by the ids of the reply and eot, it equals `encode_chat` of the conversation with the reply.
@@ -77,7 +77,7 @@ def _check(messages: Messages) -> None:
             )
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> ChatRow:
+def _encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> ChatRow:
     x0 = [_control(tokenizer, SPECIAL_TOKENS.bos)]
     maskable = [False]
     for message in messages:
@@ -88,7 +88,7 @@ def _encode(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> ChatRow:
     return ChatRow(x0, maskable)
 
 
-def _header(tokenizer: PreTrainedTokenizerFast, role: str) -> list[int]:
+def _header(tokenizer: PreTrainedTokenizerBase, role: str) -> list[int]:
     return [
         _control(tokenizer, SPECIAL_TOKENS.start_header),
         *encode(tokenizer, role),
@@ -97,7 +97,7 @@ def _header(tokenizer: PreTrainedTokenizerFast, role: str) -> list[int]:
     ]
 
 
-def _control(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+def _control(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     token_id = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(token_id, int) or token_id == tokenizer.unk_token_id:
         raise ValueError(f"the tokenizer has no token {token}, which the chat layout needs: add it as a special token")
@@ -114,7 +114,7 @@ class ChatRows:
     def __init__(
         self,
         conversations: Iterable[Messages],
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         *,
         too_long: Literal["error", "skip"] = "error",
@@ -224,8 +224,8 @@ SHAPES = {
 }
 
 
-def decode_response(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of generated tokens, up to the first end of turn or end of sequence."""
-    ends = {tokenizer.eos_token_id, tokenizer.get_vocab().get(SPECIAL_TOKENS.eot)}
+    ends = (tokenizer.eos_token_id, tokenizer.get_vocab().get(SPECIAL_TOKENS.eot))
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return tokenizer.decode(list(ids[:length]), skip_special_tokens=True)
+    return str(tokenizer.decode(list(ids[:length]), skip_special_tokens=True))

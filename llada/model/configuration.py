@@ -69,12 +69,12 @@ class LLaDAConfig(PreTrainedConfig):
     d_model: int = 4096
     n_layers: int = 32
     n_heads: int = 32
-    n_kv_heads: int | None = None
+    n_kv_heads: int = None  # pyright: ignore[reportAssignmentType]  # __post_init__ replaces None
     multi_query_attention: bool | None = None
     mlp_ratio: int = 4
-    mlp_hidden_size: int | None = None
+    mlp_hidden_size: int = None  # pyright: ignore[reportAssignmentType]  # __post_init__ replaces None
     vocab_size: int = 126464
-    embedding_size: int | None = None
+    embedding_size: int = None  # pyright: ignore[reportAssignmentType]  # __post_init__ replaces None
     max_sequence_length: int = 4096
     mask_token_id: int | None = None
     eos_token_id: int | None = None

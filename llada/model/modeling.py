@@ -7,7 +7,7 @@ Shapes: B batch, L length, D d_model, H heads, K key-value heads, E head size, V
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         query = rotate(rearrange(self.q_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
         key = rotate(rearrange(self.k_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
         value = rearrange(self.v_proj(hidden_states), heads, E=self.config.head_dim)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
         if not query.numel():  # an empty batch: transformers' attention functions cannot reshape one
             attend, attention_mask = eager_attention, None
         scaling = self.config.head_dim**-0.5
@@ -158,22 +158,23 @@ class LLaDAPreTrainedModel(PreTrainedModel):
     config_class = LLaDAConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules = ["Block"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs: ClassVar[dict[str, type]] = {"hidden_states": Block, "attentions": Attention}
+    _can_record_outputs = {"hidden_states": Block, "attentions": Attention}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but only safetensors, and ValueError where any tensor is missing, extra or misshapen."""
         if Path(pretrained_model_name_or_path).is_dir():
             check_weight_files(Path(pretrained_model_name_or_path))
         wants_report = kwargs.pop("output_loading_info", False)
         strict = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **strict})
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, **strict})
+        model, report = loaded
         check_loading_report(pretrained_model_name_or_path, report)
         model._weight_conversions = None  # else saving would repeat the layout that was read, not the official one
         return (model, report) if wants_report else model
@@ -199,7 +200,7 @@ class LLaDAPreTrainedModel(PreTrainedModel):
 class LLaDAModel(LLaDAPreTrainedModel):
     """The Transformer without the LM head: tokens → hidden states."""
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"lm_head", r"transformer\.ff_out"]
+    _keys_to_ignore_on_load_unexpected = [r"lm_head", r"transformer\.ff_out"]
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
@@ -255,7 +256,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
 class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
     """LLaDA: at every position, a distribution over the token that stands there in the clean sequence."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)

@@ -8,7 +8,7 @@ Shapes: B batch, L length, W window.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from llada.sampling.uniforms import RowUniforms
 _DRAFT, _ORDER = range(2)
 
 
-class State(NamedTuple):
+@dataclass(frozen=True)
+class State:
     """The canvas after one step, and how it came about."""
 
     canvas: Tensor  # (B, L) tokens, [MASK] where nothing is revealed yet; a new tensor in every state

@@ -8,13 +8,13 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from llada.config import ConfigError, Schema, config_folder, load_config
 from llada.sampling.denoise import State, denoise, row_uniforms
 from llada.sampling.drafts import draft_at
 from llada.sampling.orders import ORDERS, excluding
-from llada.sampling.predictors import guided, plain, suppressed
+from llada.sampling.predictors import MaskPredictor, guided, plain, suppressed
 from llada.sampling.reveals import REVEALS
 
 
@@ -86,7 +86,7 @@ class Generation(NamedTuple):
 
 
 def generate(
-    model: nn.Module,
+    model: MaskPredictor,
     prompt: Tensor,
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
@@ -110,7 +110,7 @@ def generate(
 
 
 def generation_states(
-    model: nn.Module, prompt: Tensor, attention_mask: Tensor | None, sampler: SamplerConfig, seed: int = 0
+    model: MaskPredictor, prompt: Tensor, attention_mask: Tensor | None, sampler: SamplerConfig, seed: int = 0
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there."""
     sampler.check_lengths()
@@ -126,7 +126,7 @@ def generation_states(
 
 
 def infill(
-    model: nn.Module,
+    model: MaskPredictor,
     canvas: Tensor,
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
@@ -155,13 +155,13 @@ def infill(
     return _account(states, canvas, model, sampler)
 
 
-def collect(states: Iterator[State], model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Generation:
+def collect(states: Iterator[State], model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Generation:
     """Run the states of `generation_states` to their end and account for them."""
     return _account(states, _canvas(model, prompt, sampler), model, sampler)
 
 
 def _states(
-    model: nn.Module,
+    model: MaskPredictor,
     canvas: Tensor,
     attention_mask: Tensor,
     blocks: list[slice],
@@ -193,7 +193,7 @@ def _states(
     )
 
 
-def _account(states: Iterator[State], canvas: Tensor, model: nn.Module, sampler: SamplerConfig) -> Generation:
+def _account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, sampler: SamplerConfig) -> Generation:
     """Run the sampler to its end and account for it."""
     generated = canvas == model.config.mask_token_id
     evaluations = 2 if sampler.cfg_scale > 0 else 1
@@ -208,7 +208,7 @@ def _account(states: Iterator[State], canvas: Tensor, model: nn.Module, sampler:
     return Generation(canvas, forward_passes, tokens / forward_passes.clamp(min=1))
 
 
-def _canvas(model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
+def _canvas(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
     """The prompt and [MASK] for everything to be generated, (B, P + gen_length)."""
     if prompt.dim() != 2:
         raise ValueError(f"prompt has shape {tuple(prompt.shape)}; it must be (batch, length)")
@@ -218,7 +218,7 @@ def _canvas(model: nn.Module, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
     return canvas
 
 
-def _check_canvas(model: nn.Module, canvas: Tensor) -> None:
+def _check_canvas(model: MaskPredictor, canvas: Tensor) -> None:
     _mask(model)
     if canvas.dim() != 2 or canvas.is_floating_point():
         raise ValueError(
@@ -227,7 +227,7 @@ def _check_canvas(model: nn.Module, canvas: Tensor) -> None:
     longest = getattr(model.config, "max_position_embeddings", None)  # not every model has a limit
     if longest is not None and canvas.shape[1] > longest:
         raise ValueError(
-            f"{canvas.shape[1]} tokens of prompt and answer exceed the model's {longest}; shorten the prompt or gen_length"
+            f"{canvas.shape[1]} tokens of prompt and answer exceed the model's {longest}; shorten one of them"
         )
 
 
@@ -244,21 +244,21 @@ def _attention_mask(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
     return attention_mask.long()
 
 
-def _mask(model: nn.Module) -> int:
+def _mask(model: MaskPredictor) -> int:
     mask_token_id = model.config.mask_token_id
     if mask_token_id is None:
         raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
     return mask_token_id
 
 
-def _eos(model: nn.Module, option: Literal["forbid_eos", "stop_at_eos", "eos_last"]) -> int:
+def _eos(model: MaskPredictor, option: Literal["forbid_eos", "stop_at_eos", "eos_last"]) -> int:
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
     if eos is None:
         raise ValueError(f"{option} needs model.config.eos_token_id, which is not set")
     return eos
 
 
-def _end_tokens(model: nn.Module) -> list[int]:
+def _end_tokens(model: MaskPredictor) -> list[int]:
     """End of sequence, and end of turn where the vocabulary has it."""
     eot = getattr(model.config, "eot_token_id", None)  # a field of LLaDAConfig only
     return [_eos(model, "eos_last"), *([] if eot is None else [eot])]

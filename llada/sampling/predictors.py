@@ -4,14 +4,25 @@ A model is anything whose call returns `.logits` (B, L, V), unshifted, and whose
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Predict = Callable[[Tensor, slice], Tensor]
 
 
-def plain(model: nn.Module, attention_mask: Tensor | None = None) -> Predict:
+class MaskPredictor(Protocol):
+    """What the samplers ask of a model."""
+
+    config: Any  # has mask_token_id; eos_token_id, eot_token_id and max_position_embeddings where they exist
+
+    def __call__(self, input_ids: Tensor, /, *, attention_mask: Tensor | None = None) -> Any:
+        """An object with `.logits` (B, L, V), unshifted."""
+        ...
+
+
+def plain(model: MaskPredictor, attention_mask: Tensor | None = None) -> Predict:
     """The model as it is; `attention_mask` (B, L) is 0 at padding."""
 
     @torch.no_grad()

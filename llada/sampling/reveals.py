@@ -1,13 +1,14 @@
 """Reveal rules: which positions of the window are visible after a step. What a rule leaves out is [MASK] afterwards."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What a reveal rule knows about one step."""
 
     logits: Tensor  # (B, W, V) of the prediction, impossible tokens at -inf

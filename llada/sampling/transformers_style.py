@@ -1,8 +1,8 @@
 """`model.generate` in the style of transformers' diffusion models, on top of the same loop as `llada.generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,8 +26,19 @@ class DiffusionGenerationOutput(ModelOutput):
     forward_passes: Tensor | None = None  # (B,)
 
 
+@runtime_checkable
+class DraftStreamer(Protocol):
+    """A streamer of transformers that also shows tokens that may still change."""
+
+    def put_draft(self, value: Tensor) -> None: ...
+
+
 class DiffusionGenerationMixin:
     """Gives a mask predictor `generate(input_ids, ...)`, so that pipelines and streamers of transformers work."""
+
+    config: Any
+    generation_config: GenerationConfig
+    __call__: Callable[..., Any]
 
     @torch.no_grad()
     def generate(
@@ -91,7 +102,7 @@ def _streamed(states: Iterator[State], prompt: Tensor, streamer: BaseStreamer) -
     for state in states:
         if last is not None and last.block != state.block:
             streamer.put(last.canvas[:, last.block].cpu())
-        if hasattr(streamer, "put_draft"):  # only transformers' diffusion streamers have it
+        if isinstance(streamer, DraftStreamer):
             streamer.put_draft(state.draft.cpu())
         yield state
         last = state

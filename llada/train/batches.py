@@ -24,10 +24,11 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Mapping[str, np.ndarray]: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a sample stands in training: this decides everything random about it."""
 
     epoch: int

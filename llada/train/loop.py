@@ -8,7 +8,7 @@ row by its response length (LLaDA, arXiv:2502.09992, eq. 3 and 5).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -70,7 +70,7 @@ def fit(
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate
         totals = torch.tensor([[_denominator(b, per), float(b.lengths.sum())] for b in micro_batches]).sum(dim=0)
-        totals = accelerator.reduce(totals.to(accelerator.device), reduction="sum")
+        totals = _summed(accelerator, totals.to(accelerator.device))
         loss = torch.zeros((), device=accelerator.device)
         for i, batch in enumerate(micro_batches):
             more_to_come = i + 1 < len(micro_batches)  # gradients travel between processes with the last one only
@@ -78,8 +78,8 @@ def fit(
                 share = _loss(wrapped, batch, per, accelerator.device) / totals[0]
                 accelerator.backward(share * accelerator.num_processes)  # DDP averages gradients over processes
             loss += share.detach()
-        grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm)
-        loss = accelerator.reduce(loss, reduction="sum")
+        grad_norm = torch.as_tensor(accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm))
+        loss = _summed(accelerator, loss)
         measured = torch.stack((loss, grad_norm.to(loss.device), totals[1])).tolist()  # sync, once per step
         if not all(map(math.isfinite, measured)):
             _refuse_non_finite(step, measured, micro_batches)
@@ -119,11 +119,16 @@ def evaluate(
                 sums[chunk.start : chunk.stop] += _row_losses(model, batch, accelerator.device).double()
             lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     model.train(was_training)
-    sums, lengths = accelerator.reduce(sums, reduction="sum"), accelerator.reduce(lengths, reduction="sum")
+    sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths
     stderr = (residuals.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / lengths.sum()
     return Estimate(float(value), float(stderr), len(rows) * draws)
+
+
+def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """The sum over all processes, on each of them."""
+    return cast(Tensor, accelerator.reduce(tensor, reduction="sum"))
 
 
 def _row_losses(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:

@@ -35,7 +35,7 @@ def mask_uniforms(seed: int, epoch: int, index: int, length: int) -> Tensor:
 
 
 def random_length(seed: int, epoch: int, index: int, length: int, probability: float) -> int:
-    """`length`, or with the given probability a uniform draw from 1..length (arXiv:2502.09992, §2.2: 1 % of the data)."""
+    """`length`, or with the given probability a uniform draw from 1..length (arXiv:2502.09992, §2.2: 1 % of data)."""
     stream = _stream(seed, _LENGTH, epoch, index)
     return int(stream.integers(1, length + 1)) if stream.random() < probability else length
 

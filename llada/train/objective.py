@@ -128,7 +128,7 @@ def floored(t: Tensor, eps: float) -> Tensor:
 
 
 def stratified_counts(start: int, count: int, length: int) -> Tensor:
-    """`count` numbers of masks in 1..length, evenly spread from `start`, each uniform if `start` is uniform on 1..length.
+    """`count` numbers of masks in 1..length, evenly spread from `start`; each is uniform if `start` is.
 
     Integer arithmetic throughout: rounding a float grid makes some numbers likelier than others and biases the bound.
     """

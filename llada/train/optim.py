@@ -4,6 +4,7 @@ import math
 
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+from transformers import PreTrainedModel
 
 
 def adamw(
@@ -22,14 +23,15 @@ def adamw(
 
 
 def muon(
-    model: nn.Module, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+    model: PreTrainedModel, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
 ) -> list[Optimizer]:
     """Muon (Jordan et al., 2024) over the matrices inside the blocks, AdamW over embedding, LM head, norms and biases.
 
     Muon's updates are scaled to the size of AdamW's (arXiv:2502.16982, §2.2), so both take one learning rate.
     """
     outside = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    outside |= set(model.get_output_embeddings().parameters())
+    head = model.get_output_embeddings()
+    outside |= set() if head is None else set(head.parameters())
     inside = [p for p in model.parameters() if p.requires_grad and p.dim() == 2 and p not in outside]
     momentum = Muon(inside, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     chosen = set(inside)

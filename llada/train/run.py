@@ -101,9 +101,11 @@ def _train(
     heldout: Rows | None,
     per: Literal["token", "row"],
 ) -> Path:
-    pad = model.config.pad_token_id
+    mask, pad = model.config.mask_token_id, model.config.pad_token_id
+    if mask is None or pad is None:
+        raise ConfigError("training needs a mask token and an end-of-sequence token; the model's config names them not")
     noise = Noise(
-        model.config.mask_token_id,
+        mask,
         pad,
         seed=config.seed,
         masking=config.masking,
@@ -124,7 +126,7 @@ def _train(
         max_grad_norm=optim.max_grad_norm,
         accelerator=accelerator,
     )
-    heldout_noise = Noise(model.config.mask_token_id, pad)
+    heldout_noise = Noise(mask, pad)
     started, log_file = time.monotonic(), Path(config.output) / "log.jsonl"
     for log in _with_progress(logs, config.steps, accelerator):
         elapsed = time.monotonic() - started

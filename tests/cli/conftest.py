@@ -1,24 +1,28 @@
 """A small corpus, prepared and trained once for all tests of the commands."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
+from console import llada
 
-from llada.cli import main
-
-WORDS = ["the", "model", "reads", "a", "token", "and", "writes", "it", "back", "into", "every", "row", "of", "one", "table"]
-
-
-def llada(monkeypatch, *arguments: object) -> None:
-    """Run the console script in this process."""
-    monkeypatch.setattr(sys, "argv", ["llada", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        if stop.code:
-            raise
+WORDS = [
+    "the",
+    "model",
+    "reads",
+    "a",
+    "token",
+    "and",
+    "writes",
+    "it",
+    "back",
+    "into",
+    "every",
+    "row",
+    "of",
+    "one",
+    "table",
+]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import llada
+from console import llada
 
 import llada as library
 from llada.train.run import read_log

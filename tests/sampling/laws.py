@@ -5,6 +5,7 @@ row's weight is the probability that the sampler's own draws follow the script, 
 """
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def output_law(
         return logits[:, block]
 
     def reveal(given: Step) -> Tensor:
-        return top_k(given if counts is None else given._replace(count=torch.full((rows,), counts[step])))
+        return top_k(given if counts is None else replace(given, count=torch.full((rows,), counts[step])))
 
     states = list(
         denoise(

@@ -370,7 +370,7 @@ def test_named_samplers_are_files_that_name_their_paper():
 
 def test_refusals_of_generate(golden):
     model, _ = golden
-    with pytest.raises(ValueError, match="the prompt holds \\[MASK\\] tokens; llada.infill"):
+    with pytest.raises(ValueError, match=r"the prompt holds \[MASK\] tokens; llada\.infill"):
         generate(model, torch.tensor([[1, MASK]]), None, SamplerConfig(gen_length=2))
     with pytest.raises(ValueError, match="must be \\(batch, length\\)"):
         generate(model, torch.tensor([1, 2]), None, SamplerConfig(gen_length=2))

@@ -88,7 +88,7 @@ def test_bed_reproduces_its_published_values():
 
 
 def bound_by_quadrature(schedule, predictor: str) -> float:
-    """Integral over t of weight(t) times the expected masked cross-entropy, by the midpoint rule in p = 1 - alpha(t)."""
+    """Integral over t of weight(t) times the expected masked cross-entropy, by the midpoint rule in p = 1 - alpha."""
     n = 20_000
     p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     t = schedule.inverse(1 - p)
