@@ -185,15 +185,6 @@ def test_importing_the_package_takes_a_small_part_of_the_time_that_torch_takes()
     assert min(ours for _, ours in times) < min(torch for torch, _ in times) / 3
 
 
-def test_using_every_public_name_imports_no_data_sets_and_no_optional_extra():
-    script = (
-        "import sys, json, llada; [getattr(llada, name) for name in llada.__all__];"
-        "print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
-    )
-    optional = {"datasets", "lm_eval", "matplotlib", "gradio", "fastapi", "uvicorn", "tensorboard", "wandb", "trackio"}
-    assert optional.isdisjoint(fresh_process(script))
-
-
 def test_every_public_name_exists_and_an_unknown_one_lists_them():
     assert all(getattr(llada, name) is not None for name in llada.__all__)
     assert set(llada.__all__) <= set(dir(llada))

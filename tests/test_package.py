@@ -94,11 +94,14 @@ for file in (folder / "model").glob("*.yaml"):
 model.save_pretrained(sys.argv[2])
 loaded, _ = llada.load_pretrained(sys.argv[2])
 assert torch.equal(loaded(out.sequences).logits, model(out.sequences).logits)
+assert all(getattr(llada, name) is not None for name in llada.__all__)
+optional = {"datasets", "lm_eval", "matplotlib", "gradio", "fastapi", "uvicorn", "tensorboard", "wandb", "trackio"}
+assert optional.isdisjoint(sys.modules), optional & sys.modules.keys()
 print("works")
 """
 
 
-def test_the_installed_wheel_works_alone(installed, tmp_path):
+def test_the_installed_wheel_works_alone_and_loads_no_optional_extra(installed, tmp_path):
     assert python(installed, "-c", WORKS, str(installed), str(tmp_path)).splitlines()[-1] == "works"
 
 

@@ -1,0 +1,67 @@
+"""Every snippet of the README runs, in order, on models that are trained here for a moment."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+SMALL = ["steps=2", "batch_size=4", "model.d_model=32", "model.n_layers=1", "length=32", "optim.warmup=0", "optim.decay=0"]
+SMALL_SFT = ["steps=2", "batch_size=4", "optim.warmup=0", "optim.decay=0"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """The folders of the quickstart, made with two training steps each."""
+    import os
+
+    from console import llada
+
+    folder = tmp_path_factory.mktemp("readme")
+    root = Path(__file__).parents[1]
+    (folder / "configs").symlink_to(root / "configs")
+    before = Path.cwd()
+    os.chdir(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run = "runs/quickstart"
+        llada(monkeypatch, "prepare", "python-documentation", f"{run}/data", "--vocab-size", 320, "--max-bytes", 300000)
+        llada(monkeypatch, "prepare", "instructions", f"{run}/instructions", "--count", 5)
+        llada(monkeypatch, "pretrain", "configs/pretrain/quickstart.yaml", *SMALL, "model.max_sequence_length=256")
+        llada(monkeypatch, "sft", "configs/sft/quickstart.yaml", *SMALL_SFT)
+    yield folder
+    os.chdir(before)
+
+
+def test_python_snippets_run_in_order(quickstart, capsys):
+    snippets = blocks("python")
+    assert len(snippets) >= 10
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    assert "nats per token" in capsys.readouterr().out
+
+
+def test_commands_run_in_order(quickstart, monkeypatch):
+    from console import llada
+
+    lines = [line.partition(" #")[0] for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
+    extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
+    assert len(commands) == 6
+    for command in commands:
+        if command[:2] == ["prepare", "python-documentation"]:
+            command += ["--max-bytes", "300000"]
+        if command[:2] == ["prepare", "instructions"]:
+            command += ["--count", "5"]
+        llada(monkeypatch, *command, *extra[command[0]])
+
+
+def test_files_and_links_that_the_readme_names_exist():
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"bash (scripts/\w+\.sh)", README):
+        assert (root / target).exists(), target
