@@ -34,7 +34,7 @@ def answer(
     answers = []
     for start in range(0, len(conversations), batch_size):
         prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
-        prompt, attention_mask = left_padded(prompts)
+        prompt, attention_mask = left_padded(prompts, tokenizer.pad_token_id)
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
         out = generate(model, prompt, attention_mask, sampler, seed=seed + start)
         replies = out.sequences[:, prompt.shape[1] :].tolist()
@@ -43,13 +43,10 @@ def answer(
     return answers
 
 
-def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token lists as one batch: prompts (B, P) and attention mask (B, P), 0 at the padding on the left.
-
-    Padding holds token 0, which nothing looks at.
-    """
+def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Token lists as one batch: prompts (B, P) and attention mask (B, P), 0 at the padding on the left."""
     P = max(map(len, prompts))
-    rows = [[0] * (P - len(tokens)) + list(tokens) for tokens in prompts]
+    rows = [[pad_token_id] * (P - len(tokens)) + list(tokens) for tokens in prompts]
     mask = [[0] * (P - len(tokens)) + [1] * len(tokens) for tokens in prompts]
     return torch.tensor(rows, dtype=torch.long), torch.tensor(mask)
 

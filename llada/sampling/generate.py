@@ -116,9 +116,9 @@ def generation_states(
     sampler.check_lengths()
     canvas = _canvas(model, prompt, sampler)
     P = prompt.shape[1]
-    if (prompt == model.config.mask_token_id).any():
-        raise ValueError("the prompt holds [MASK] tokens; llada.infill fills them, generate only continues")
     attention_mask = _attention_mask(prompt, attention_mask)
+    if ((prompt == model.config.mask_token_id) & (attention_mask == 1)).any():
+        raise ValueError("the prompt holds [MASK] tokens; llada.infill fills them, generate only continues")
     padded = torch.cat((attention_mask, attention_mask.new_ones(canvas.shape[0], sampler.gen_length)), dim=1)
     size = sampler.gen_length // sampler.blocks
     blocks = [slice(P + i * size, P + (i + 1) * size) for i in range(sampler.blocks)]
@@ -151,7 +151,10 @@ def infill(
     if sampler.steps is not None and sampler.steps % max(len(blocks), 1):
         raise ValueError(f"steps={sampler.steps} cannot be shared equally by {len(blocks)} blocks of {size} tokens")
     steps = None if sampler.steps is None else sampler.steps // len(blocks)
-    states = _states(model, canvas, _attention_mask(canvas, attention_mask), blocks, steps, sampler, seed)
+    attention_mask = _attention_mask(canvas, attention_mask)
+    if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
+        raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
+    states = _states(model, canvas, attention_mask, blocks, steps, sampler, seed)
     return _account(states, canvas, model, sampler)
 
 

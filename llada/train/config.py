@@ -50,6 +50,7 @@ class TrainConfig(Schema):
     mixed_precision: Literal["no", "bf16"] = "no"
     evaluate_every: Positive | None = None  # steps between held-out bounds; None: only at the end
     evaluate_draws: Positive = 1  # masks per held-out row
+    evaluate_rows: Annotated[int, Field(ge=2)] | None = None  # the first so many held-out rows; None: all
     overwrite: bool = False  # replace an existing output folder
 
     @model_validator(mode="after")

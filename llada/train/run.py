@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -127,13 +128,14 @@ def _train(
         accelerator=accelerator,
     )
     heldout_noise = Noise(mask, pad)
+    measured = None if heldout is None else _First(heldout, config.evaluate_rows)
     started, log_file = time.monotonic(), Path(config.output) / "log.jsonl"
     for log in _with_progress(logs, config.steps, accelerator):
         elapsed = time.monotonic() - started
         record = {**log._asdict(), "tokens_per_second": log.tokens * log.step / elapsed, "elapsed": elapsed}
         due = log.step == config.steps or (config.evaluate_every and log.step % config.evaluate_every == 0)
-        if heldout is not None and due:
-            bound = evaluate(model, heldout, heldout_noise, draws=config.evaluate_draws, accelerator=accelerator)
+        if measured is not None and due:
+            bound = evaluate(model, measured, heldout_noise, draws=config.evaluate_draws, accelerator=accelerator)
             record |= {"bound": bound.value, "bound_stderr": bound.stderr, "bound_samples": bound.samples}
         if accelerator.is_main_process:
             with log_file.open("a", encoding="utf-8") as file:
@@ -158,6 +160,20 @@ def read_log(output: str | Path) -> list[dict[str, Any]]:
     """The records of a run's log.jsonl, one per step."""
     lines = (Path(output) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+class _First:
+    """The first rows of a data set."""
+
+    def __init__(self, rows: Rows, count: int | None):
+        self.rows = rows
+        self.count = len(rows) if count is None else min(count, len(rows))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
+        return self.rows[index]
 
 
 def _learning_rate(optim: OptimConfig, steps: int) -> Callable[[int], float]:
