@@ -25,14 +25,15 @@ from llada.train.run import read_log
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
 
-QUESTION = "Put in reverse order: lemon tiger river"
+QUESTION = "Count the words: lemon tiger river"
 SAMPLERS = ("random", "low_confidence", "semi_autoregressive")
-LENGTH = 32  # tokens of an answer
+LENGTH = 16  # tokens of an answer
+QUESTIONS = 200  # per family
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    console = Console(width=100)
+    console = Console(width=100, record=True)
     torch.set_flush_denormal(True)
     base, tokenizer = llada.load_pretrained(folder / "pretrain" / "model")
     chat, _ = llada.load_pretrained(folder / "sft" / "model")
@@ -43,6 +44,7 @@ def main() -> None:
     picture = folder / "loss.png"
     draw_losses(folder, picture)
     console.print(f"\nloss curves: {picture}\ncheckpoint:  {folder / 'sft' / 'model'}")
+    console.save_svg(str(folder / "report.svg"), title="bash scripts/quickstart.sh")
 
 
 def show_bound(console: Console, folder: Path) -> None:
@@ -69,14 +71,18 @@ def show_accuracy(console: Console, folder: Path, model, tokenizer) -> None:
     lines = (folder / "instructions" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     families = defaultdict(list)
     for row in map(json.loads, lines):
-        families[row["family"]].append(row["messages"])
+        if len(families[row["family"]]) < QUESTIONS:
+            families[row["family"]].append(row["messages"])
     sampler = llada.SamplerConfig.named("low_confidence", gen_length=LENGTH, steps=LENGTH // 2, stop_at_eos=True)
-    table = Table("family", "exact match", "example", "answer", title="Held-out instructions")
+    table = Table(
+        "family", "exact match", "example", "answer", title=f"Held-out instructions, {QUESTIONS} of each family"
+    )
     for family, conversations in sorted(families.items()):
         replies = answer(model, tokenizer, [messages[:-1] for messages in conversations], sampler)
         expected = [messages[-1]["content"] for messages in conversations]
         score = exact_match([reply.text for reply in replies], expected)
-        table.add_row(family, f"{score:.0%}", conversations[0][0]["content"], replies[0].text)
+        error = (score * (1 - score) / len(expected)) ** 0.5
+        table.add_row(family, f"{score:.1%} ± {error:.1%}", conversations[0][0]["content"], replies[0].text)
     console.print(table)
 
 
@@ -104,6 +110,7 @@ def show_infilling(console: Console, model, tokenizer) -> None:
 
 def draw_losses(folder: Path, picture: Path) -> None:
     """Training loss and held-out bound of both stages over time."""
+    titles = {"pretrain": "pretraining", "sft": "fine-tuning (loss with, bound without EOS padding)"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for axis, stage in zip(axes, ("pretrain", "sft"), strict=True):
         records = read_log(folder / stage)
@@ -122,7 +129,7 @@ def draw_losses(folder: Path, picture: Path) -> None:
             color="tab:red",
             label="held-out bound ± 2 s.e.",
         )
-        axis.set(title=stage, xlabel="minutes", ylabel="nats per token", ylim=(0, None))
+        axis.set(title=titles[stage], xlabel="minutes", ylabel="nats per token", ylim=(0, None))
         axis.legend()
     figure.savefig(picture, dpi=130)
 

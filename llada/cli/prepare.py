@@ -28,7 +28,8 @@ def prepare(
     heldout: Annotated[float, typer.Option(help="share of documents held out", min=0.0, max=0.5)] = 0.05,
     text_field: Annotated[str, typer.Option(help="field of JSONL or parquet rows that holds the text")] = "text",
     max_bytes: Annotated[int | None, typer.Option(help="stop after so much text")] = None,
-    count: Annotated[int, typer.Option(help="conversations per family, for instructions", min=1)] = 2000,
+    families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
+    count: Annotated[int, typer.Option(help="conversations per family of instructions", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="of generated instructions")] = 0,
 ) -> None:
     """Write data that `llada pretrain` (text) or `llada sft` (instructions) reads.
@@ -38,7 +39,7 @@ def prepare(
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
     if source == "instructions":
-        _write_instructions(output, count, seed)
+        _write_instructions(output, families.split(",") if families else list(FAMILIES), count, seed)
         return
     train, held = _documents(source, heldout, text_field, max_bytes)
     trained = _tokenizer(train, tokenizer, vocab_size)
@@ -80,13 +81,13 @@ def _tokenizer(documents: list[Document], path: Path | None, vocab_size: int) ->
     return AutoTokenizer.from_pretrained(path)
 
 
-def _write_instructions(output: Path, count: int, seed: int) -> None:
+def _write_instructions(output: Path, families: list[str], count: int, seed: int) -> None:
     """train.jsonl and test.jsonl with disjoint contents; test rows keep their family for scoring."""
-    output.mkdir(parents=True, exist_ok=True)
     sizes: dict[Literal["train", "test"], int] = {"train": count, "test": max(count // 20, 50)}
     for split, number in sizes.items():
-        rows = [row for family in FAMILIES for row in instructions(family, split, number, seed)]
+        rows = [row for family in families for row in instructions(family, split, number, seed)]
         random.Random(seed).shuffle(rows)
         lines = (json.dumps({"messages": as_messages(row), "family": row.family}) + "\n" for row in rows)
+        output.mkdir(parents=True, exist_ok=True)
         write_durably(output / f"{split}.jsonl", "".join(lines).encode())
-        typer.echo(f"{split}: {len(rows)} conversations of {len(FAMILIES)} families")
+        typer.echo(f"{split}: {len(rows)} conversations of {len(families)} families")

@@ -144,15 +144,23 @@ def _count_words(random: Random) -> Task:
 
 
 def _letters(random: Random) -> Task:
-    word = random.choice(WORDS)
-    kind = random.choice(("spell", "first", "last", "count"))
-    if kind == "spell":
-        return Task((kind, word), (f"Spell the word {word}.", f"How do you spell {word}?"), "-".join(word))
-    if kind == "count":
-        return Task((kind, word), (f"How many letters does {word} have?", f"Count the letters: {word}"), str(len(word)))
+    word, kind = random.choice(WORDS), random.choice(("first", "last"))
     letter = word[0] if kind == "first" else word[-1]
     wordings = (f"What is the {kind} letter of {word}?", f"Which letter comes {kind} in {word}?")
     return Task((kind, word), wordings, letter)
+
+
+def _spelling(random: Random) -> Task:
+    word = random.choice(WORDS)
+    if random.random() < 0.5:
+        return Task(("spell", word), (f"Spell the word {word}.", f"How do you spell {word}?"), "-".join(word))
+    return Task(("count", word), (f"How many letters does {word} have?", f"Count the letters: {word}"), str(len(word)))
+
+
+def _parity(random: Random) -> Task:
+    number, kind = random.randrange(1000), random.choice(("even", "odd"))
+    answer = "yes" if (number % 2 == 0) == (kind == "even") else "no"
+    return Task((number,), (f"Is {number} {kind}?", f"Is {number} an {kind} number?"), answer)
 
 
 def _compare(random: Random) -> Task:
@@ -201,6 +209,8 @@ FAMILIES: dict[str, Callable[[Random], Task]] = {
     "reverse": _reverse,
     "count_words": _count_words,
     "letters": _letters,
+    "spelling": _spelling,
+    "parity": _parity,
     "compare": _compare,
     "sequence": _sequence,
     "sort": _sort,

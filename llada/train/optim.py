@@ -1,10 +1,15 @@
 """Optimisers with their parameter groups, and learning rates as pure functions of the step."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def adamw(

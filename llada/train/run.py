@@ -86,6 +86,9 @@ def _model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) ->
         "eos_token_id": tokenizer.eos_token_id,
         "eot_token_id": tokenizer.get_vocab().get("<|eot_id|>"),
     }
+    for name in tokens.keys() & sizes.keys() - {"vocab_size"}:
+        if sizes[name] != tokens[name]:
+            raise ConfigError(f"model.{name}={sizes[name]} is not the tokenizer's {tokens[name]}; leave it out")
     values = {"max_sequence_length": config.length, **tokens, **sizes}
     try:
         return LLaDAConfig(**values)

@@ -114,6 +114,15 @@ def test_generate_prints_text_and_its_cost(tuned, arguments, monkeypatch, capsys
         assert captured.err.endswith("(4 forward passes)\n")
 
 
+def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "prepare", "instructions", tmp_path / "d", "--families", "parity,compare", "--count", 3)
+    rows = [json.loads(line) for line in (tmp_path / "d" / "train.jsonl").read_text().splitlines()]
+    assert sorted(row["family"] for row in rows) == ["compare"] * 3 + ["parity"] * 3
+    message = refusal(monkeypatch, capsys, "prepare", "instructions", tmp_path / "e", "--families", "parity,algebra")
+    assert "there is no family 'algebra'; the families are" in message
+    assert not (tmp_path / "e").exists()
+
+
 def test_mask_token_in_a_prompt_stays_text(tuned, monkeypatch, capsys):
     llada(monkeypatch, "generate", tuned / "model", "a <|mdm_mask|> b", "--raw", "--set", "gen_length=4")
     assert capsys.readouterr().out.startswith("a <|mdm_mask|> b")
@@ -144,6 +153,7 @@ def refusal(monkeypatch, capsys, *arguments: object) -> str:
         ("mixed_precision=fp16", "mixed_precision"),
         ("model.n_layer=2", "unknown LLaDA configuration key 'n_layer'; did you mean 'n_layers'"),
         ("model.vocab_size=10", "model.vocab_size=10 is smaller than the tokenizer's 300 tokens"),
+        ("model.mask_token_id=7", "model.mask_token_id=7 is not the tokenizer's 0; leave it out"),
         ("length=100000", "tokens"),
         ("data=nowhere", "has no tokenizer; write it with `llada prepare"),
         ("model=nowhere.yaml", "nowhere.yaml: no such file"),

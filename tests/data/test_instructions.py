@@ -37,9 +37,8 @@ def operands(prompt):
 def content(family, prompt):
     """The content of a prompt, worked out from its text: two prompts that ask the same have the same."""
     found = operands(prompt)
-    if family == "letters":
-        kind = "spell" if "pell" in prompt else "count" if "etters" in prompt else re.search("first|last", prompt)[0]
-        return (kind, *found)
+    if family in ("letters", "spelling"):
+        return (re.search("first|last|[Ss]pell|letters", prompt)[0].lower(), *found)
     if family.startswith("arithmetic"):
         kind = "difference" if re.search("minus|Subtract| - ", prompt) else "sum"
         return (kind, *sorted(found))
@@ -53,9 +52,11 @@ def answer(family, prompt):
         a, b = (int(x) if x.isdigit() else IN_WORDS.index(x) for x in found)
         value = a + b if content(family, prompt)[0] == "sum" else abs(a - b)
         return IN_WORDS[value] if family == "arithmetic_in_words" else str(value)
-    if family == "letters":
+    if family in ("letters", "spelling"):
         kind, word = content(family, prompt)
-        return {"spell": "-".join(word), "count": str(len(word)), "first": word[0], "last": word[-1]}[kind]
+        return {"spell": "-".join(word), "letters": str(len(word)), "first": word[0], "last": word[-1]}[kind]
+    if family == "parity":
+        return "yes" if int(found[0]) % 2 == ("odd" in prompt) else "no"
     if family == "compare":
         return str((max if "larger" in prompt else min)(map(int, found)))
     if family == "sequence":
