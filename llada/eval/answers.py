@@ -1,7 +1,7 @@
 """Answers of a fine-tuned model to instructions, and how many are right."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def answer(
     answers = []
     for start in range(0, len(conversations), batch_size):
         prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
-        prompt, attention_mask = left_padded(prompts, tokenizer.pad_token_id)
+        prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
         out = generate(model, prompt, attention_mask, sampler, seed=seed + start)
         replies = out.sequences[:, prompt.shape[1] :].tolist()
