@@ -5,6 +5,7 @@ raises `ConfigError`, which names what was given, what is allowed, and the near 
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 SchemaT = TypeVar("SchemaT", bound="Schema")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, except that 1e-3 is a number as in YAML 1.2; YAML 1.1 wants a dot in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
 
 
 class ConfigError(ValueError):
@@ -57,11 +67,13 @@ def load_config(schema: type[SchemaT], path: str | Path, overrides: Sequence[str
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; ConfigError where it holds none."""
     path = Path(path)
+    if not path.is_file() and path.parts[:1] == ("configs",):
+        path = config_folder().joinpath(*path.parts[1:])  # the installed package has no configs/ in the working folder
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     values = {} if values is None else values
@@ -88,7 +100,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value ({error})") from None
 

@@ -1,7 +1,7 @@
 """Pretraining for `accelerate launch` (GPUs) and `torchrun` (CPUs too); one process is `llada pretrain`.
 
-accelerate launch scripts/pretrain.py configs/pretrain/quickstart.yaml steps=100
-torchrun --nproc_per_node 2 scripts/pretrain.py configs/pretrain/quickstart.yaml steps=100
+accelerate launch scripts/pretrain.py configs/pretrain/quickstart.yaml seed=1
+torchrun --nproc_per_node 2 scripts/pretrain.py configs/pretrain/quickstart.yaml seed=1
 """
 
 import sys

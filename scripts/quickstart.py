@@ -26,7 +26,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen
 
 QUESTION = "Count the words: lemon tiger river"
-SAMPLERS = ("random", "low_confidence", "semi_autoregressive")
+SAMPLERS = {"random": {}, "low_confidence": {}, "semi_autoregressive": {"block_length": 4}}
 LENGTH = 16  # tokens of an answer
 QUESTIONS = 200  # per family
 
@@ -90,8 +90,8 @@ def show_samplers(console: Console, model, tokenizer) -> None:
     """One question, answered by each sampler."""
     prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": QUESTION}])])
     table = Table("sampler", "forward passes", "answer", title=QUESTION)
-    for name in SAMPLERS:
-        sampler = llada.SamplerConfig.named(name, gen_length=LENGTH, steps=LENGTH // 2)
+    for name, settings in SAMPLERS.items():
+        sampler = llada.SamplerConfig.named(name, gen_length=LENGTH, steps=LENGTH // 2, **settings)
         out = llada.generate(model, prompt, sampler=sampler)
         text = decode_response(tokenizer, out.sequences[0, prompt.shape[1] :].tolist())
         table.add_row(name, str(int(out.forward_passes)), text)

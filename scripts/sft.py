@@ -1,7 +1,7 @@
 """Fine-tuning for `accelerate launch` (GPUs) and `torchrun` (CPUs too); one process is `llada sft`.
 
-accelerate launch scripts/sft.py configs/sft/quickstart.yaml steps=100
-torchrun --nproc_per_node 2 scripts/sft.py configs/sft/quickstart.yaml steps=100
+accelerate launch scripts/sft.py configs/sft/quickstart.yaml seed=1
+torchrun --nproc_per_node 2 scripts/sft.py configs/sft/quickstart.yaml seed=1
 """
 
 import sys

@@ -29,7 +29,7 @@ def quickstart(tmp_path_factory):
     os.chdir(folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         run = "runs/quickstart"
-        llada(monkeypatch, "prepare", "python-documentation", f"{run}/data", "--vocab-size", 320, "--max-bytes", 300000)
+        llada(monkeypatch, "prepare", "python-documentation", f"{run}/data", "--vocab-size", 262, "--max-bytes", 300000)
         llada(monkeypatch, "prepare", "instructions", f"{run}/instructions", "--count", 5)
         llada(monkeypatch, "pretrain", "configs/pretrain/quickstart.yaml", *SMALL, "model.max_sequence_length=256")
         llada(monkeypatch, "sft", "configs/sft/quickstart.yaml", *SMALL_SFT)
@@ -49,7 +49,7 @@ def test_python_snippets_run_in_order(quickstart, capsys):
 def test_commands_run_in_order(quickstart, monkeypatch):
     from console import llada
 
-    lines = [line.partition(" #")[0] for block in blocks("bash") for line in block.splitlines()]
+    lines = [line.partition(" #")[0] for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     assert len(commands) == 6

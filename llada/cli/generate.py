@@ -12,7 +12,7 @@ def generate(
     sampler: Annotated[str, typer.Option(help="a file of configs/sampling by its name")] = "low_confidence",
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text itself instead of answering it")] = False,
-    gap: Annotated[int, typer.Option(help="tokens for each ___ in the text", min=1)] = 8,
+    gap: Annotated[int | None, typer.Option(help="tokens for each ___ in the text; 8 if not given", min=1)] = None,
     seed: Annotated[int, typer.Option(help="of the random numbers")] = 0,
 ) -> None:
     """Generate text: llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32"""
@@ -24,15 +24,20 @@ def generate(
     from llada.model.checkpoint import load_pretrained
     from llada.sampling import generate as sampling
 
+    infilling = "___" in prompt
+    if raw and infilling:
+        raise ValueError("--raw has no effect on a text with gaps, which is always taken as it is; leave it out")
+    if gap is not None and not infilling:
+        raise ValueError("--gap has no effect on a prompt without ___; leave it out")
     SamplerConfig = sampling.SamplerConfig
     SamplerConfig.named(sampler)  # an unknown name lists the known ones
     settings = load_config(SamplerConfig, config_folder() / "sampling" / f"{sampler}.yaml", set_ or ())
     loaded, tokenizer = load_pretrained(model)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
-    if "___" in prompt:
+    if infilling:
         parts = [encode(tokenizer, part) for part in prompt.split("___")]
-        hole = [loaded.config.mask_token_id] * gap
+        hole = [loaded.config.mask_token_id] * (gap or 8)
         canvas = parts[0] + [token for part in parts[1:] for token in (*hole, *part)]
         out = sampling.infill(loaded, torch.tensor([canvas]), None, settings, seed)
         text = tokenizer.decode(out.sequences[0])

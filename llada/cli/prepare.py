@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def prepare(
     source: Annotated[str, typer.Argument(help="python-documentation, instructions, a file or folder, or hf:NAME")],
     output: Annotated[Path, typer.Argument(help="folder to write, which must not exist yet")],
-    vocab_size: Annotated[int, typer.Option(help="of the tokenizer that is trained on the text")] = 4096,
+    vocab_size: Annotated[int | None, typer.Option(help="of the tokenizer to train; 4096 if not given")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="use this one instead of training one")] = None,
-    heldout: Annotated[float, typer.Option(help="share of documents held out", min=0.0, max=0.5)] = 0.05,
-    text_field: Annotated[str, typer.Option(help="field of JSONL or parquet rows that holds the text")] = "text",
+    heldout: Annotated[float | None, typer.Option(help="share held out; 0.05 if not given", min=0.0, max=0.5)] = None,
+    text_field: Annotated[str | None, typer.Option(help="field of JSONL or parquet rows; text if not given")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="stop after so much text")] = None,
     families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
-    count: Annotated[int, typer.Option(help="conversations per family of instructions", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="of generated instructions")] = 0,
+    count: Annotated[int | None, typer.Option(help="instructions per family; 2000 if not given", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="of generated instructions; 0 if not given")] = None,
 ) -> None:
     """Write data that `llada pretrain` (text) or `llada sft` (instructions) reads.
 
@@ -38,11 +38,20 @@ def prepare(
     """
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+    of_text = {"vocab-size": vocab_size, "tokenizer": tokenizer, "max-bytes": max_bytes}
+    of_files = {"heldout": heldout, "text-field": text_field}
+    of_instructions = {"families": families, "count": count, "seed": seed}
     if source == "instructions":
-        _write_instructions(output, families.split(",") if families else list(FAMILIES), count, seed)
+        _refuse(source, of_text | of_files)
+        chosen = families.split(",") if families else list(FAMILIES)
+        _write_instructions(output, chosen, count or 2000, seed or 0)
         return
-    train, held = _documents(source, heldout, text_field, max_bytes)
-    trained = _tokenizer(train, tokenizer, vocab_size)
+    _refuse(source, of_instructions | (of_files if source == "python-documentation" else {}))
+    if tokenizer is not None and vocab_size is not None:
+        raise ValueError("--vocab-size has no effect with --tokenizer, which has its own; leave one out")
+    train, held = _documents(source, 0.05 if heldout is None else heldout, text_field or "text", max_bytes)
+    trained = _tokenizer(train, tokenizer, vocab_size or 4096)
+    trained.save_pretrained(output / "tokenizer")
     for name, documents in (("train", train), ("heldout", held)):
         index = write_shards(documents, trained, output / name)
         typer.echo(
@@ -51,13 +60,18 @@ def prepare(
     trained.save_pretrained(output / "tokenizer")
 
 
+def _refuse(source: str, options: dict[str, object]) -> None:
+    """Raise ValueError for an option that cannot act on this source."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"--{name} has no effect on the source {source}; leave it out")
+
+
 def _documents(
     source: str, heldout: float, text_field: str, max_bytes: int | None
 ) -> tuple[list[Document], list[Document]]:
     """Training and held-out documents; a document's side is decided by a hash of its text."""
     if source == "python-documentation":
-        if heldout != 0.05:
-            raise ValueError("--heldout has no effect with python-documentation, which holds out about 5 % itself")
         train = list(python_documentation("train", max_bytes=max_bytes))
         return train, list(python_documentation("heldout", max_bytes=max_bytes))
     train, held, size = [], [], 0

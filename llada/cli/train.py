@@ -12,7 +12,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 
 
 def pretrain(config: Config, overrides: Overrides = None) -> None:
-    """Train a model from scratch: llada pretrain configs/pretrain/quickstart.yaml steps=100"""
+    """Train a model from scratch: llada pretrain configs/pretrain/quickstart.yaml seed=1"""
     from llada.train import run
     from llada.train.config import PretrainConfig
 

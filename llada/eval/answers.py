@@ -36,7 +36,7 @@ def answer(
         prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
         prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
-        out = generate(model, prompt, attention_mask, sampler, seed=seed + start)
+        out = generate(model, prompt, attention_mask, sampler, seed, first_row=start)
         replies = out.sequences[:, prompt.shape[1] :].tolist()
         passes = out.forward_passes.tolist()
         answers += [Answer(decode_response(tokenizer, r), n) for r, n in zip(replies, passes, strict=True)]

@@ -93,9 +93,9 @@ def denoise(
             index += 1
 
 
-def row_uniforms(seed: int, attention_mask: Tensor) -> RowUniforms:
-    """The random numbers of rows 0, 1, 2, ... of a request whose padding is where `attention_mask` (B, L) is 0."""
-    rows = torch.arange(attention_mask.shape[0], device=attention_mask.device)
+def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUniforms:
+    """The random numbers of rows `first_row`, ... of a request whose padding is where `attention_mask` (B, L) is 0."""
+    rows = torch.arange(attention_mask.shape[0], device=attention_mask.device) + first_row
     return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
 
 

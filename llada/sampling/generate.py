@@ -16,6 +16,7 @@ from llada.sampling.drafts import draft_at
 from llada.sampling.orders import ORDERS, excluding
 from llada.sampling.predictors import MaskPredictor, guided, plain, suppressed
 from llada.sampling.reveals import REVEALS
+from llada.sampling.uniforms import RowUniforms
 
 
 class SamplerConfig(Schema):
@@ -91,6 +92,8 @@ def generate(
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
     seed: int = 0,
+    *,
+    first_row: int = 0,
 ) -> Generation:
     """Continue each prompt by `sampler.gen_length` tokens.
 
@@ -100,17 +103,24 @@ def generate(
         attention_mask: (B, P), 0 at padding; None: no padding.
         sampler: None: low-confidence remasking, greedy, one token per step.
         seed: row i's randomness is a function of (seed, i) alone.
+        first_row: the number i of the first row, where a request is generated in several batches.
 
     Raises ValueError where the prompt holds [MASK] (infill does that), where prompt and answer exceed the model's
     length, and where the sampler needs an end-of-sequence token that the model's config does not name.
     """
     sampler = SamplerConfig() if sampler is None else sampler
-    states = generation_states(model, prompt, attention_mask, sampler, seed)
+    states = generation_states(model, prompt, attention_mask, sampler, seed, first_row=first_row)
     return collect(states, model, prompt, sampler)
 
 
 def generation_states(
-    model: MaskPredictor, prompt: Tensor, attention_mask: Tensor | None, sampler: SamplerConfig, seed: int = 0
+    model: MaskPredictor,
+    prompt: Tensor,
+    attention_mask: Tensor | None,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    *,
+    first_row: int = 0,
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there."""
     sampler.check_lengths()
@@ -122,7 +132,8 @@ def generation_states(
     padded = torch.cat((attention_mask, attention_mask.new_ones(canvas.shape[0], sampler.gen_length)), dim=1)
     size = sampler.gen_length // sampler.blocks
     blocks = [slice(P + i * size, P + (i + 1) * size) for i in range(sampler.blocks)]
-    return _states(model, canvas, padded, blocks, sampler.steps_per_block, sampler, seed)
+    uniforms = row_uniforms(seed, padded, first_row)
+    return _states(model, canvas, padded, blocks, sampler.steps_per_block, sampler, uniforms)
 
 
 def infill(
@@ -154,7 +165,8 @@ def infill(
     attention_mask = _attention_mask(canvas, attention_mask)
     if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
         raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
-    states = _states(model, canvas, attention_mask, blocks, steps, sampler, seed)
+    uniforms = row_uniforms(seed, attention_mask)
+    states = _states(model, canvas, attention_mask, blocks, steps, sampler, uniforms)
     return _account(states, canvas, model, sampler)
 
 
@@ -170,7 +182,7 @@ def _states(
     blocks: list[slice],
     steps: int | None,
     sampler: SamplerConfig,
-    seed: int,
+    uniforms: RowUniforms,
 ) -> Iterator[State]:
     """The loop with the decisions that the configuration names."""
     mask_token_id = model.config.mask_token_id
@@ -192,7 +204,7 @@ def _states(
         order=order,
         reveal=REVEALS[sampler.reveal],
         stop_token_id=_eos(model, "stop_at_eos") if sampler.stop_at_eos else None,
-        uniforms=row_uniforms(seed, attention_mask),
+        uniforms=uniforms,
     )
 
 

@@ -62,11 +62,11 @@ class DiffusionGenerationMixin:
 
         Raises ValueError for settings that have no meaning for a diffusion model.
         """
-        given = _switched_on(self.generation_config)
-        given |= {} if generation_config is None else _switched_on(generation_config)
-        given |= settings
+        given: dict[str, Any] = {}
+        for source in (_switched_on(self.generation_config), _switched_on(generation_config), settings):
+            given |= _with_length(source, input_ids.shape[1])
         as_output = given.pop("return_dict_in_generate", False)
-        sampler = _sampler(given, input_ids.shape[1])
+        sampler = _sampler(given)
         states = generation_states(self, input_ids, attention_mask, sampler, seed)
         if streamer is not None:
             states = _streamed(states, input_ids, streamer)
@@ -74,21 +74,24 @@ class DiffusionGenerationMixin:
         return DiffusionGenerationOutput(**generation._asdict()) if as_output else generation.sequences
 
 
-def _switched_on(generation_config: GenerationConfig) -> dict[str, Any]:
+def _switched_on(generation_config: GenerationConfig | None) -> dict[str, Any]:
     """What a GenerationConfig asks for: it also lists dozens of features as absent or off."""
-    values = generation_config.to_diff_dict()
-    fields = SamplerConfig.model_fields
+    values = {} if generation_config is None else generation_config.to_diff_dict()
+    fields = {*SamplerConfig.model_fields, "do_sample"}
     return {k: v for k, v in values.items() if k not in _NOT_SETTINGS and (k in fields or v not in (None, False))}
 
 
-def _sampler(settings: dict[str, Any], prompt_length: int) -> SamplerConfig:
+def _with_length(source: dict[str, Any], prompt_length: int) -> dict[str, Any]:
+    """One source of settings with its length under our name, so that a later source replaces an earlier one's."""
+    values = {name: value for name, value in source.items() if value is not None}
+    new_tokens, total = values.pop("max_new_tokens", None), values.pop("max_length", None)
+    if new_tokens is not None:
+        return {"gen_length": new_tokens} | values
+    return values if total is None else {"gen_length": total - prompt_length} | values
+
+
+def _sampler(values: dict[str, Any]) -> SamplerConfig:
     """The sampler that transformers' names and ours describe together."""
-    values = {name: value for name, value in settings.items() if value is not None}
-    if "max_new_tokens" in values:
-        values.pop("max_length", None)
-        values["gen_length"] = values.pop("max_new_tokens")
-    elif "max_length" in values:
-        values["gen_length"] = values.pop("max_length") - prompt_length
     temperature = float(values.get("temperature", 1.0))
     sample = values.pop("do_sample", "temperature" in values)
     values["temperature"] = temperature if sample else 0.0

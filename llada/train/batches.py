@@ -116,19 +116,17 @@ class _MicroBatchKeys:
 
     def __iter__(self) -> Iterator[list[Place]]:
         b = self.batches
+        responses, order = "maskable" in b.rows[0], np.empty(0)
         for step in range(self.start, self.stop):
             epoch, batch = divmod(step, b.per_epoch)
             begin = batch * b.batch_size
-            length = _longest(b.rows, epoch_order(b.noise.seed, epoch, len(b.rows))[begin : begin + b.batch_size])
+            if responses and (step == self.start or batch == 0):
+                order = epoch_order(b.noise.seed, epoch, len(b.rows))
+            indices = order[begin : begin + b.batch_size]
+            length = max(len(b.rows[int(i)]["x0"]) for i in indices) if responses else None
             places = [Place(epoch, begin + self.first + i, length) for i in range(self.share)]
             for i in range(0, self.share, self.size):
                 yield places[i : i + self.size]
-
-
-def _longest(rows: Rows, indices: np.ndarray) -> int | None:
-    """The length to which a fine-tuning batch is padded; None for rows of one length."""
-    first = rows[int(indices[0])]
-    return max(len(rows[int(i)]["x0"]) for i in indices) if "maskable" in first else None
 
 
 class _Placed(Dataset):

@@ -32,6 +32,8 @@ class OptimConfig(Schema):
     def _applicable(self) -> Self:
         if self.schedule == "cosine" and self.decay:
             raise ValueError("decay has no effect with schedule: cosine; remove it")
+        if self.schedule == "warmup_stable_decay" and self.final and not self.decay:
+            raise ValueError("final has no effect without decay steps; give decay or remove final")
         return self
 
 

@@ -25,7 +25,7 @@ class StepLog(NamedTuple):
     loss: float  # of the global batch, nats per token
     learning_rate: float
     grad_norm: float  # before clipping
-    tokens: int  # of the global batch, padding not counted
+    tokens: int  # of the global batch that count in the loss: all real ones, or the responses with their padding
 
 
 class Estimate(NamedTuple):
@@ -57,7 +57,7 @@ def fit(
         steps: how many.
         per: what the loss is averaged over, "token" (pretraining) or "row" (fine-tuning).
         max_grad_norm: the gradient is clipped to this norm.
-        accelerator: places and wraps the model; None: this process alone.
+        accelerator: places and wraps the model; None: a plain `Accelerator()`.
 
     Raises FloatingPointError before the update where loss or gradient is not finite, naming the samples.
     """
@@ -107,16 +107,18 @@ def evaluate(
     if len(rows) < 2:
         raise ValueError(f"a standard error needs at least 2 rows, not {len(rows)}")
     accelerator = Accelerator() if accelerator is None else accelerator
+    parameter = next(model.parameters(), None)
+    device = accelerator.device if parameter is None else parameter.device
     was_training = model.training
     model.eval()
-    sums = torch.zeros(len(rows), dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
     lengths = torch.zeros_like(sums)
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
     for draw in range(draws):
         for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
             batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows))
             with accelerator.autocast():
-                sums[chunk.start : chunk.stop] += _row_losses(model, batch, accelerator.device).double()
+                sums[chunk.start : chunk.stop] += _row_losses(model, batch, device).double()
             lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     model.train(was_training)
     sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)

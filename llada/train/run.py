@@ -30,7 +30,7 @@ from llada.train.optim import OPTIMIZERS, cosine, warmup_stable_decay
 
 def pretrain(config: PretrainConfig) -> Path:
     """Train a model from scratch; the folder of the saved model."""
-    accelerator = _start(config)
+    accelerator = _start(config, inputs=[config.data])
     folder = Path(config.data)
     if not (folder / "tokenizer").is_dir():
         raise ConfigError(f"data={config.data!r} has no tokenizer; write it with `llada prepare SOURCE {config.data}`")
@@ -43,7 +43,8 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def sft(config: SFTConfig) -> Path:
     """Fine-tune a checkpoint on conversations; the folder of the saved model."""
-    accelerator = _start(config)
+    inputs = [config.init, config.train, *([config.heldout] if config.heldout else [])]
+    accelerator = _start(config, inputs)
     model, tokenizer = load_pretrained(config.init, dtype=torch.float32)  # float32 master weights
     if tokenizer is None:
         raise ConfigError(f"init={config.init!r} has no tokenizer, which fine-tuning needs")
@@ -53,8 +54,8 @@ def sft(config: SFTConfig) -> Path:
     return _train(config, accelerator, model, tokenizer, train, heldout, per="row")
 
 
-def _start(config: TrainConfig) -> Accelerator:
-    """The processes of this run, and an output folder that is theirs."""
+def _start(config: TrainConfig, inputs: list[str]) -> Accelerator:
+    """The processes of this run, once it is clear that the output folder may be theirs. Nothing is written yet."""
     torch.set_flush_denormal(True)  # near-zero Adam moments make CPUs several times slower
     # accelerate joins several CPU processes only when told that there is no accelerator.
     accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.accelerator.is_available())
@@ -62,13 +63,14 @@ def _start(config: TrainConfig) -> Accelerator:
     if accelerator.num_processes != expected:
         raise ConfigError(f"{expected} processes were launched, but {accelerator.num_processes} take part")
     output = Path(config.output)
-    if accelerator.is_main_process:
-        if output.exists() and any(output.iterdir()) and not config.overwrite:
-            raise ConfigError(f"output={config.output!r} exists and is not empty; choose another or set overwrite=true")
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir(parents=True)
-        (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    accelerator.wait_for_everyone()
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={config.output!r} is a file; name a folder")
+    if output.exists() and any(output.iterdir()) and not config.overwrite:
+        raise ConfigError(f"output={config.output!r} exists and is not empty; choose another or set overwrite=true")
+    for name in inputs:
+        if Path(name).resolve().is_relative_to(output.resolve()):
+            raise ConfigError(f"output={config.output!r} holds the input {name!r}, which would be overwritten")
+    accelerator.wait_for_everyone()  # all have looked before one writes
     set_seed(config.seed)
     return accelerator
 
@@ -117,9 +119,14 @@ def _train(
         random_length=config.random_length if isinstance(config, PretrainConfig) else 0.0,
     )
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
+    measured = None if heldout is None else _First(heldout, config.evaluate_rows)
+    if measured is not None and len(measured) < 2:
+        raise ConfigError("the held-out data has a single row; a standard error needs at least two")
+    heldout_noise = Noise(mask, pad)
     optim = config.optim
     build = OPTIMIZERS[optim.optimizer]
     optimizers = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
+    output = _claim_output(config, accelerator)
     logs = fit(
         model,
         batches,
@@ -130,24 +137,37 @@ def _train(
         max_grad_norm=optim.max_grad_norm,
         accelerator=accelerator,
     )
-    heldout_noise = Noise(mask, pad)
-    measured = None if heldout is None else _First(heldout, config.evaluate_rows)
-    started, log_file = time.monotonic(), Path(config.output) / "log.jsonl"
+    tokens, seconds, resumed = 0, 0.0, time.monotonic()
     for log in _with_progress(logs, config.steps, accelerator):
-        elapsed = time.monotonic() - started
-        record = {**log._asdict(), "tokens_per_second": log.tokens * log.step / elapsed, "elapsed": elapsed}
+        tokens, seconds = tokens + log.tokens, seconds + time.monotonic() - resumed
+        record = {**log._asdict(), "tokens_per_second": tokens / seconds, "elapsed": seconds}
+        if log.step == config.steps and accelerator.is_main_process:  # before anything else can fail
+            save_model(accelerator.unwrap_model(model), tokenizer, output / "model")
         due = log.step == config.steps or (config.evaluate_every and log.step % config.evaluate_every == 0)
         if measured is not None and due:
-            bound = evaluate(model, measured, heldout_noise, draws=config.evaluate_draws, accelerator=accelerator)
+            rows = config.micro_batch_size or 32
+            bound = evaluate(
+                model, measured, heldout_noise, batch_size=rows, draws=config.evaluate_draws, accelerator=accelerator
+            )
             record |= {"bound": bound.value, "bound_stderr": bound.stderr, "bound_samples": bound.samples}
         if accelerator.is_main_process:
-            with log_file.open("a", encoding="utf-8") as file:
+            with (output / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-    folder = Path(config.output) / "model"
-    if accelerator.is_main_process:
-        save_model(accelerator.unwrap_model(model), tokenizer, folder)
+        resumed = time.monotonic()
     accelerator.wait_for_everyone()
-    return folder
+    return output / "model"
+
+
+def _claim_output(config: TrainConfig, accelerator: Accelerator) -> Path:
+    """The empty output folder with the run's configuration in it; the main process makes it, just before training."""
+    output = Path(config.output)
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        for old in output.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    accelerator.wait_for_everyone()
+    return output
 
 
 def save_model(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
