@@ -50,7 +50,7 @@ def main() -> None:
 def show_bound(console: Console, folder: Path) -> None:
     """The held-out bound beside what models with no and with one token of context reach on the same text."""
     record = read_log(folder / "pretrain")[-1]
-    train, heldout = (TokenRows(folder / "data" / split, 1) for split in ("train", "heldout"))
+    train, heldout = (TokenRows(folder / "data" / split, 128) for split in ("train", "heldout"))
     seen, unseen = (np.concatenate([rows[i]["x0"] for i in range(len(rows))]) for rows in (train, heldout))
     vocab = train.index.vocab_size
     per_bit = heldout.index.tokens / heldout.index.text_bytes / np.log(2)
@@ -129,7 +129,12 @@ def draw_losses(folder: Path, picture: Path) -> None:
             color="tab:red",
             label="held-out bound ± 2 s.e.",
         )
-        axis.set(title=titles[stage], xlabel="minutes", ylabel="nats per token", ylim=(0, None))
+        axis.set(
+            title=titles[stage],
+            xlabel="minutes",
+            ylabel="nats per token",
+            ylim=(0, 1.3 * losses[len(losses) // 10 :].max()),
+        )
         axis.legend()
     figure.savefig(picture, dpi=130)
 

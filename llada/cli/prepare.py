@@ -57,7 +57,6 @@ def prepare(
         typer.echo(
             f"{name}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text"
         )
-    trained.save_pretrained(output / "tokenizer")
 
 
 def _refuse(source: str, options: dict[str, object]) -> None:

@@ -31,6 +31,10 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "embedding_dropout": (0.0, "the forward pass has no randomness"),
     "use_cache": (False, "a bidirectional model has no causal cache"),
 }
+_SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mlp_ratio")
+_OPTIONAL_SIZES = ("n_kv_heads", "mlp_hidden_size", "embedding_size")
+_TOKENS = ("mask_token_id", "eos_token_id", "pad_token_id", "eot_token_id")
+_NUMBERS = ("rope_theta", "rms_norm_eps", "init_std", "init_cutoff_factor")
 # What transformers itself writes into a config.json beside the fields of the model.
 _FROM_TRANSFORMERS = {"auto_map", "model_type", "torch_dtype", "name_or_path", "num_labels", "attn_implementation"}
 # Keys that make transformers look for code or kernels elsewhere; a checkpoint must not carry them.
@@ -116,6 +120,7 @@ class LLaDAConfig(PreTrainedConfig):
         for name in [name for name in kwargs if name in self.attribute_map]:
             setattr(self, name, kwargs.pop(name))
         self._refuse_unknown(kwargs)
+        self._check_types()
         if self.n_kv_heads is None:
             self.n_kv_heads = 1 if self.multi_query_attention else self.n_heads
         if self.mlp_hidden_size is None:
@@ -159,13 +164,20 @@ class LLaDAConfig(PreTrainedConfig):
             hint = f"did you mean {near[0]!r}?" if near else "a LLaDA has no such setting; remove it"
             raise ValueError(f"unknown LLaDA configuration key {unknown[0]!r}; {hint}")
 
+    def _check_types(self) -> None:
+        for name in (*_SIZES, *_OPTIONAL_SIZES, *_TOKENS, *_NUMBERS):
+            given, kinds = getattr(self, name), (int, float) if name in _NUMBERS else (int,)
+            absent = given is None and name not in _SIZES
+            if not absent and (isinstance(given, bool) or not isinstance(given, kinds)):
+                expected = "a number" if name in _NUMBERS else "a whole number"
+                raise ValueError(f"{name}={given!r} must be {expected}")
+
     def _validate_sizes(self) -> None:
         for name, (allowed, why) in _ONLY.items():
             given = getattr(self, name)
             if given != allowed and not (given is None and not allowed):
                 raise ValueError(f"{name}={given!r} is not implemented; only {allowed!r} is, because {why}")
-        sizes = ("d_model", "n_layers", "n_heads", "n_kv_heads", "mlp_hidden_size", "vocab_size", "max_sequence_length")
-        for name in sizes:
+        for name in ("n_kv_heads", "mlp_hidden_size", *_SIZES):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.d_model % self.n_heads or self.head_dim % 2:
@@ -178,7 +190,7 @@ class LLaDAConfig(PreTrainedConfig):
             raise ValueError(f"multi_query_attention=True means one key-value head, but n_kv_heads={self.n_kv_heads}")
         if self.embedding_size < self.vocab_size:
             raise ValueError(f"embedding_size={self.embedding_size} must be at least vocab_size={self.vocab_size}")
-        for name in ("mask_token_id", "eos_token_id", "pad_token_id", "eot_token_id"):
+        for name in _TOKENS:
             token = getattr(self, name)
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name}={token} is not in the vocabulary 0..{self.vocab_size - 1}")

@@ -154,6 +154,9 @@ def refusal(monkeypatch, capsys, *arguments: object) -> str:
         ("model.n_layer=2", "unknown LLaDA configuration key 'n_layer'; did you mean 'n_layers'"),
         ("model.vocab_size=10", "model.vocab_size=10 is smaller than the tokenizer's 300 tokens"),
         ("model.mask_token_id=7", "model.mask_token_id=7 is not the tokenizer's 0; leave it out"),
+        ("model.n_layers=abc", "model: n_layers='abc' must be a whole number"),
+        ("model.rope_theta=high", "model: rope_theta='high' must be a number"),
+        ("optim.final=0.001", "final has no effect without decay steps"),
         ("length=100000", "tokens"),
         ("data=nowhere", "has no tokenizer; write it with `llada prepare"),
         ("model=nowhere.yaml", "nowhere.yaml: no such file"),
@@ -178,6 +181,50 @@ def test_existing_output_is_kept_unless_told_otherwise(prepared, pretrain_yaml, 
     assert (tmp_path / "precious").exists()
     llada(monkeypatch, "pretrain", *arguments, "overwrite=true")
     assert (tmp_path / "model").is_dir()
+
+
+def test_run_that_would_delete_its_input_is_refused(prepared, pretrain_yaml, monkeypatch, capsys):
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={prepared.parent}", "overwrite=true"]
+    assert "which would be overwritten" in refusal(monkeypatch, capsys, "pretrain", *arguments)
+    assert (prepared / "tokenizer").is_dir()
+
+
+def test_failed_start_leaves_nothing_behind(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'run'}", "model.n_layer=2"]
+    refusal(monkeypatch, capsys, "pretrain", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_output_that_is_a_file_is_refused(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").write_text("data")
+    arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'run'}", "overwrite=true"]
+    assert "is a file; name a folder" in refusal(monkeypatch, capsys, "pretrain", *arguments)
+
+
+def test_exponents_without_a_dot_are_numbers(prepared, pretrain_yaml, tmp_path, monkeypatch):
+    settings = ["optim.learning_rate=1e-3", "model.rope_theta=1e4", "steps=2"]
+    llada(monkeypatch, "pretrain", pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'run'}", *settings)
+    assert library.load_pretrained(tmp_path / "run" / "model")[0].config.rope_theta == 10000.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["instructions", "--vocab-size", 300], "--vocab-size has no effect on the source instructions"),
+        (["python-documentation", "--heldout", 0.1], "--heldout has no effect on the source python-documentation"),
+        (["nowhere", "--count", 3], "--count has no effect on the source nowhere"),
+        (["nowhere", "--vocab-size", 300, "--tokenizer", "t"], "--vocab-size has no effect with --tokenizer"),
+    ],
+)
+def test_options_that_cannot_act_on_a_source_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
+    assert message in refusal(monkeypatch, capsys, "prepare", arguments[0], tmp_path / "out", *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["a ___", "--raw"], "--raw has no effect"), (["a", "--gap", 2], "--gap has no effect")]
+)
+def test_options_that_cannot_act_on_a_prompt_are_refused(arguments, message, tuned, monkeypatch, capsys):
+    assert message in refusal(monkeypatch, capsys, "generate", tuned / "model", *arguments)
 
 
 def test_missing_configuration_suggests_the_near_one(monkeypatch, capsys):
