@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE=1
 RUN=runs/quickstart
 [ -d $RUN/data/heldout ] || { rm -rf $RUN/data && llada prepare python-documentation $RUN/data --vocab-size 262 --max-bytes 4000000; }
-[ -e $RUN/instructions/test.jsonl ] || { rm -rf $RUN/instructions && llada prepare instructions $RUN/instructions --families count_words,letters --count 10000; }
+[ -e $RUN/instructions/test.jsonl ] || { rm -rf $RUN/instructions && llada prepare instructions $RUN/instructions --families count_words --count 14000; }
 [ -d $RUN/pretrain/model ] || llada pretrain configs/pretrain/quickstart.yaml overwrite=true
 [ -d $RUN/sft/model ] || llada sft configs/sft/quickstart.yaml overwrite=true
 python scripts/quickstart.py $RUN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SMALL_SFT = ["steps=2", "batch_size=4", "optim.warmup=0", "optim.decay=0"]
+SMALL_SFT = ["steps=2", "batch_size=4", "optim.warmup=0", "optim.decay=1"]
 SMALL = [*SMALL_SFT, "model.d_model=32", "model.n_layers=1", "length=32"]
 
 

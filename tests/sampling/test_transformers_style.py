@@ -83,7 +83,7 @@ def test_streamer_gets_the_prompt_every_draft_and_every_finished_block(model):
     kinds = [kind for kind, _ in streamer.events]
     assert kinds == ["put", "draft", "draft", "put", "draft", "draft", "put", "end"]
     blocks = [value[0] for kind, value in streamer.events if kind == "put"]
-    assert sum(blocks, []) == out[0].tolist()
+    assert [token for block in blocks for token in block] == out[0].tolist()
 
 
 def test_plain_streamer_without_drafts_works(model):
