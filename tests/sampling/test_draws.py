@@ -5,11 +5,25 @@ import torch
 
 from llada.sampling.denoise import row_uniforms
 from llada.sampling.drafts import categorical, draft_at, greedy, inverse_cdf
+from llada.sampling.orders import confidence
 
 
 def test_t18_tail_of_probability_two_to_the_minus_thirty_is_reached():
     logits = torch.tensor([[1 - 2.0**-30, 2.0**-30]], dtype=torch.float64).log()
     assert inverse_cdf(logits, torch.tensor([1 - 2.0**-40], dtype=torch.float64)).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [((0.5, 0.49, 0.01), 0.5), ((0.45, 0.30, 0.25), 0.45), ((0.6, 0.2, 0.2), 0.6), ((0.55, 0.45, 0.0), 0.55)],
+)
+def test_t18_confidence_is_the_probability_of_the_draft(p, expected):
+    logits = torch.tensor([[p]], dtype=torch.float64).log()
+    uniforms = torch.zeros(1, 1, dtype=torch.float64)
+    for draft in range(3):
+        score = confidence(logits, torch.tensor([[draft]]), uniforms)
+        assert float(score) == pytest.approx(p[draft], abs=1e-12)
+    assert float(confidence(logits, logits.argmax(dim=-1), uniforms)) == pytest.approx(expected)
 
 
 def test_law_of_the_draw_is_the_distribution_on_a_grid_of_numbers():
