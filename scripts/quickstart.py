@@ -129,12 +129,8 @@ def draw_losses(folder: Path, picture: Path) -> None:
             color="tab:red",
             label="held-out bound ± 2 s.e.",
         )
-        axis.set(
-            title=titles[stage],
-            xlabel="minutes",
-            ylabel="nats per token",
-            ylim=(0, 1.3 * losses[len(losses) // 10 :].max()),
-        )
+        highest = max([losses[len(losses) // 10 :].max(), *(r["bound"] + 2 * r["bound_stderr"] for r in measured)])
+        axis.set(title=titles[stage], xlabel="minutes", ylabel="nats per token", ylim=(0, 1.4 * highest))
         axis.legend()
     figure.savefig(picture, dpi=130)
 
