@@ -8,6 +8,7 @@ Shapes: B rows of a micro-batch, L length, N masked positions.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -90,43 +91,29 @@ class Batches:
         share = self.batch_size // processes
         size = min(self.micro_batch_size or share, share)
         per_step = -(-share // size)
-        keys = _MicroBatchKeys(self, rank * share, share, size, start, stop)
         loader = DataLoader(
             _Placed(self.rows, self.noise.seed),
-            batch_sampler=keys,  # pyright: ignore[reportArgumentType]  # it takes any iterable of lists
+            batch_sampler=self._places(rank * share, share, size, start, stop),  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
-            collate_fn=_Collator(self.noise, self.batch_size),
-            persistent_workers=False,
+            collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size),
         )
         batches = iter(loader)
         for _ in range(start, stop):
             yield [next(batches) for _ in range(per_step)]
 
-
-@dataclass(frozen=True)
-class _MicroBatchKeys:
-    """Lists of places, one list per micro-batch, for the samples `first .. first + share` of each step."""
-
-    batches: Batches
-    first: int
-    share: int
-    size: int
-    start: int
-    stop: int
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        b = self.batches
-        responses, order = "maskable" in b.rows[0], np.empty(0)
-        for step in range(self.start, self.stop):
-            epoch, batch = divmod(step, b.per_epoch)
-            begin = batch * b.batch_size
-            if responses and (step == self.start or batch == 0):
-                order = epoch_order(b.noise.seed, epoch, len(b.rows))
-            indices = order[begin : begin + b.batch_size]
-            length = max(len(b.rows[int(i)]["x0"]) for i in indices) if responses else None
-            places = [Place(epoch, begin + self.first + i, length) for i in range(self.share)]
-            for i in range(0, self.share, self.size):
-                yield places[i : i + self.size]
+    def _places(self, first: int, share: int, size: int, start: int, stop: int) -> Iterator[list[Place]]:
+        """One list of places per micro-batch, for the samples `first .. first + share` of each step."""
+        responses, order = "maskable" in self.rows[0], np.empty(0)
+        for step in range(start, stop):
+            epoch, batch = divmod(step, self.per_epoch)
+            begin = batch * self.batch_size
+            if responses and (step == start or batch == 0):
+                order = epoch_order(self.noise.seed, epoch, len(self.rows))
+            indices = order[begin : begin + self.batch_size]
+            length = max(len(self.rows[int(i)]["x0"]) for i in indices) if responses else None
+            places = [Place(epoch, begin + first + i, length) for i in range(share)]
+            for i in range(0, share, size):
+                yield places[i : i + size]
 
 
 class _Placed(Dataset):
@@ -141,15 +128,6 @@ class _Placed(Dataset):
         if self.order is None or self.order[0] != place.epoch:
             self.order = (place.epoch, epoch_order(self.seed, place.epoch, len(self.rows)))
         return place, self.rows[int(self.order[1][place.index])]
-
-
-@dataclass(frozen=True)
-class _Collator:
-    noise: Noise
-    batch_size: int
-
-    def __call__(self, samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]]) -> Batch:
-        return collate(samples, self.noise, self.batch_size)
 
 
 def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: Noise, batch_size: int) -> Batch:

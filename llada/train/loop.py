@@ -109,18 +109,20 @@ def evaluate(
     accelerator = Accelerator() if accelerator is None else accelerator
     parameter = next(model.parameters(), None)
     device = accelerator.device if parameter is None else parameter.device
-    was_training = model.training
-    model.eval()
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
     lengths = torch.zeros_like(sums)
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
-    for draw in range(draws):
-        for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
-            batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows))
-            with accelerator.autocast():
-                sums[chunk.start : chunk.stop] += _row_losses(model, batch, device).double()
-            lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
-    model.train(was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        for draw in range(draws):
+            for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
+                batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows))
+                with accelerator.autocast():
+                    sums[chunk.start : chunk.stop] += _row_losses(model, batch, device).double()
+                lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
+    finally:
+        model.train(was_training)
     sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths

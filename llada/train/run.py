@@ -4,15 +4,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -119,7 +119,10 @@ def _train(
         random_length=config.random_length if isinstance(config, PretrainConfig) else 0.0,
     )
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
-    measured = None if heldout is None else _First(heldout, config.evaluate_rows)
+    measured: Rows | None = heldout
+    if heldout is not None and config.evaluate_rows is not None:
+        count = min(config.evaluate_rows, len(heldout))
+        measured = cast(Rows, Subset(cast(Dataset, heldout), range(count)))
     if measured is not None and len(measured) < 2:
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
     heldout_noise = Noise(mask, pad)
@@ -183,20 +186,6 @@ def read_log(output: str | Path) -> list[dict[str, Any]]:
     """The records of a run's log.jsonl, one per step."""
     lines = (Path(output) / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-class _First:
-    """The first rows of a data set."""
-
-    def __init__(self, rows: Rows, count: int | None):
-        self.rows = rows
-        self.count = len(rows) if count is None else min(count, len(rows))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]:
-        return self.rows[index]
 
 
 def _learning_rate(optim: OptimConfig, steps: int) -> Callable[[int], float]:
