@@ -20,7 +20,7 @@ from llada.data.tokenizer import encode
 from llada.data.tokens import TokenRows
 from llada.eval.answers import answer, exact_match
 from llada.eval.ngram import bigram_cross_entropy, unigram_cross_entropy
-from llada.train.run import read_log
+from llada.train.journal import read_log
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the backend is chosen

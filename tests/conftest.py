@@ -1,15 +1,17 @@
-"""Settings of every test: one thread, no network, no denormal numbers; and the reference vectors."""
+"""Settings of every test: one thread, no network, no denormal numbers; reference vectors; a small prepared corpus."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before everything else
 
 import json
+import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from console import llada
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,3 +37,40 @@ def golden(golden_folder: Path) -> Golden:
     folder = golden_folder / "tiny-mha"
     settings = json.loads((folder / "reference.json").read_text())
     return Golden(folder, settings, load_file(folder / "reference.safetensors"))
+
+
+WORDS = [
+    "the",
+    "model",
+    "reads",
+    "a",
+    "token",
+    "and",
+    "writes",
+    "it",
+    "back",
+    "into",
+    "every",
+    "row",
+    "of",
+    "one",
+    "table",
+]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    for i in range(60):
+        text = ". ".join(" ".join(rng.choices(WORDS, k=8)) for _ in range(12))
+        (folder / f"{i:02}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(corpus, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", corpus, folder, "--vocab-size", 300, "--heldout", 0.1)
+    return folder

@@ -36,18 +36,24 @@ RULES = {
     # registration only: the public names are imported when they are first used
     "llada": rule(ours="llada.model.registration"),
     "llada.config": rule("pydantic yaml"),
+    "llada.durable": rule(),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
     # the model's `generate` is a mixin from the sampling side
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
-    "llada.train": rule("accelerate torch numpy transformers tqdm", "llada.train llada.model llada.data llada.config"),
+    "llada.train": rule(
+        "accelerate torch numpy transformers tqdm safetensors",
+        "llada.train llada.model llada.data llada.config llada.durable",
+    ),
     "llada.train.objective": rule("torch numpy"),
     "llada.train.noise": rule("torch numpy"),
     "llada.train.optim": rule("torch numpy"),
     # what a batch holds is decided by the objective and the noise alone
     "llada.train.batches": rule("torch numpy", "llada.train.objective llada.train.noise"),
     "llada.train.config": rule("pydantic", "llada.config"),
-    "llada.data": rule("datasets tokenizers transformers numpy", "llada.data"),  # token shards are numpy memory maps
+    "llada.data": rule(
+        "datasets tokenizers transformers numpy", "llada.data llada.durable"
+    ),  # token shards are numpy memory maps
     "llada.sampling": rule("torch", "llada.sampling"),
     # SamplerConfig is a schema
     "llada.sampling.generate": rule("torch pydantic", "llada.sampling llada.config"),

@@ -2,12 +2,14 @@
 
 import os
 import sys
+from typing import NoReturn
 
 import typer
 
 from llada.cli.generate import generate
 from llada.cli.prepare import prepare
 from llada.cli.train import pretrain, sft
+from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (prepare, pretrain, sft, generate):
@@ -15,11 +17,23 @@ for command in (prepare, pretrain, sft, generate):
 
 
 def main() -> None:
-    """The console script: a mistake of the user is one message and exit code 2, never a traceback."""
+    """The console script; a mistake of the user is one message, never a traceback.
+
+    Exit codes: 0 done; 2 refused, with a message; 3 training diverged (loss or gradient not finite); 75 stopped by a
+    signal and saved, so that the same command with --resume goes on.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too
     try:
         app()
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"llada: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (ValueError, OSError) as error:
+        _exit(error, 2)
+    except FloatingPointError as error:
+        _exit(error, 3)
+    except Interrupted as stop:
+        _exit(stop, EXIT_CODE)
+
+
+def _exit(message: Exception, code: int) -> NoReturn:
+    print(f"llada: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -12,9 +12,9 @@ import typer
 
 from llada.data.corpora import python_documentation
 from llada.data.instructions import FAMILIES, as_messages, instructions
-from llada.data.token_index import write_durably
 from llada.data.tokenizer import train_tokenizer
 from llada.data.tokens import Document, read_documents, write_shards
+from llada.durable import write_durably
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

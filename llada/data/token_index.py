@@ -86,18 +86,3 @@ def _check_file(folder: Path, shard: Shard, token_bytes: int) -> None:
     size, wanted = file.stat().st_size, shard.tokens * token_bytes
     if size != wanted:
         raise ValueError(f"the shard {file} has {size} bytes instead of {wanted}: copy it again, or prepare it again")
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,10 +27,9 @@ from llada.data.token_index import (
     TokenIndex,
     index_json,
     read_index,
-    sync_folder,
-    write_durably,
 )
 from llada.data.tokenizer import encode_batch, tokenizer_hash
+from llada.durable import sync_folder, write_durably
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -84,6 +84,10 @@ class Batches:
         """Steps in an epoch; the samples that do not fill a last step come in another epoch's order."""
         return len(self.rows) // self.batch_size
 
+    def row(self, place: Place) -> int:
+        """Which row of the data set stands at a place."""
+        return int(epoch_order(self.noise.seed, place.epoch, len(self.rows))[place.index])
+
     def micro_batches(self, rank: int, processes: int, start: int, stop: int) -> Iterator[list[Batch]]:
         """For each step of start..stop-1, the micro-batches of this process."""
         if self.batch_size % processes:

@@ -50,6 +50,14 @@ class TrainConfig(Schema):
     seed: Count = 0
     workers: Count = 0  # processes that prepare batches
     mixed_precision: Literal["no", "bf16"] = "no"
+    sharding: Literal["none", "full"] = "none"  # full: processes share weights, gradients and moments (FSDP2)
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    max_skips: Count = 0  # steps with a non-finite loss or gradient that may be left out before the run stops
+    spike_threshold: Rate = 10.0  # robust standard deviations above the latest losses from which the log notes a spike
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, saved as `ema`; None: none
+    checkpoint_every: Positive | None = None  # steps between checkpoints; None: only when a signal stops the run
+    checkpoint_keep: Positive = 2  # the newest so many stay
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # beside log.jsonl, through accelerate
     evaluate_every: Positive | None = None  # steps between held-out bounds; None: only at the end
     evaluate_draws: Positive = 1  # masks per held-out row
     evaluate_rows: Annotated[int, Field(ge=2)] | None = None  # the first so many held-out rows; None: all

@@ -12,7 +12,10 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from llada.train.batches import Batch, Batches, Noise, Place, Rows, collate
 from llada.train.objective import row_nelbo
@@ -26,6 +29,7 @@ class StepLog(NamedTuple):
     learning_rate: float
     grad_norm: float  # before clipping
     tokens: int  # of the global batch that count in the loss: all real ones, or the responses with their padding
+    non_finite: list[int] | None = None  # rows of the data set for which this step was left out; None: it was done
 
 
 class Estimate(NamedTuple):
@@ -43,50 +47,76 @@ def fit(
     *,
     learning_rate: Callable[[int], float],
     steps: int,
+    start: int = 0,
     per: Literal["token", "row"] = "token",
     max_grad_norm: float = 1.0,
+    max_skips: int = 0,
     accelerator: Accelerator | None = None,
 ) -> Iterator[StepLog]:
     """Train, and yield a log after every step.
 
     Args:
-        model: its call takes `input_ids`, `attention_mask` and `logits_at` (`LLaDAForMaskedLM`).
+        model: its call takes `input_ids`, `attention_mask` and `logits_at` (`LLaDAForMaskedLM`). Sharded by
+            `llada.train.sharding`, or prepared by `accelerator` already, it is taken as it is.
         batches: the data side.
         optimizers: together over the parameters of `model`; see `llada.train.optim`.
         learning_rate: step (from 0) → rate.
-        steps: how many.
+        steps: where training ends.
+        start: updates done before, from a checkpoint; the same data and noise follow as without the break.
         per: what the loss is averaged over, "token" (pretraining) or "row" (fine-tuning).
         max_grad_norm: the gradient is clipped to this norm.
+        max_skips: so many steps whose loss or gradient is not finite are left out before one is an error.
         accelerator: places and wraps the model; None: a plain `Accelerator()`.
 
-    Raises FloatingPointError before the update where loss or gradient is not finite, naming the samples.
+    Raises FloatingPointError on every process, before the update, where loss or gradient is not finite on one; it names
+    the rows.
     """
     accelerator = Accelerator() if accelerator is None else accelerator
-    wrapped, *prepared = accelerator.prepare(model, *optimizers)
+    wrapped, prepared = prepare(model, optimizers, accelerator)
     wrapped.train()
-    stream = batches.micro_batches(accelerator.process_index, accelerator.num_processes, 0, steps)
-    for step, micro_batches in enumerate(stream):
+    stream = batches.micro_batches(accelerator.process_index, accelerator.num_processes, start, steps)
+    for step, micro_batches in enumerate(stream, start):
         rate = learning_rate(step)
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate
         totals = torch.tensor([[_denominator(b, per), float(b.lengths.sum())] for b in micro_batches]).sum(dim=0)
         totals = _summed(accelerator, totals.to(accelerator.device))
-        loss = torch.zeros((), device=accelerator.device)
+        losses = []
         for i, batch in enumerate(micro_batches):
             more_to_come = i + 1 < len(micro_batches)  # gradients travel between processes with the last one only
             with accelerator.no_sync(wrapped) if more_to_come else nullcontext(), accelerator.autocast():
-                share = _loss(wrapped, batch, per, accelerator.device) / totals[0]
-                accelerator.backward(share * accelerator.num_processes)  # DDP averages gradients over processes
-            loss += share.detach()
-        grad_norm = torch.as_tensor(accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm))
-        loss = _summed(accelerator, loss)
+                losses.append(_row_losses(wrapped, batch, per, accelerator.device))
+                # DDP and FSDP average gradients over processes
+                accelerator.backward(losses[-1].sum() / totals[0] * accelerator.num_processes)
+        grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm)
+        grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else torch.as_tensor(grad_norm)
+        loss = _summed(accelerator, torch.stack([each.detach().sum() for each in losses]).sum() / totals[0])
         measured = torch.stack((loss, grad_norm.to(loss.device), totals[1])).tolist()  # sync, once per step
-        if not all(map(math.isfinite, measured)):
-            _refuse_non_finite(step, measured, micro_batches)
+        culprits = None
+        if all(map(math.isfinite, measured)):
+            for optimizer in prepared:
+                optimizer.step()
+        else:  # on every process alike, because both sums are over all of them
+            culprits = _culprits(batches, micro_batches, losses)
+            if max_skips == 0:
+                raise FloatingPointError(
+                    f"step {step + 1}: loss {measured[0]}, gradient norm {measured[1]}; nothing was updated. Rows of "
+                    f"the data: {culprits}. Look at them, lower the learning rate, or allow max_skips"
+                )
+            max_skips -= 1
         for optimizer in prepared:
-            optimizer.step()
             optimizer.zero_grad()
-        yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]))
+        yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]), culprits)
+
+
+def prepare(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], accelerator: Accelerator
+) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    """Model and optimisers on their device, wrapped for the processes; those that are so already stay as they are."""
+    if isinstance(model, FSDPModule) and not accelerator.is_fsdp2:
+        return accelerator.prepare_model(model, evaluation_mode=True), list(optimizers)  # sharded, so not replicated
+    wrapped, *prepared = accelerator.prepare(model, *optimizers)
+    return wrapped, prepared
 
 
 @torch.no_grad()
@@ -109,18 +139,22 @@ def evaluate(
     accelerator = Accelerator() if accelerator is None else accelerator
     parameter = next(model.parameters(), None)
     device = accelerator.device if parameter is None else parameter.device
-    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    sums = torch.zeros(len(rows), dtype=wide, device=device)
     lengths = torch.zeros_like(sums)
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
-    was_training = model.training
+    processes, was_training = accelerator.num_processes, model.training
     model.eval()
     try:
         for draw in range(draws):
-            for chunk in chunks[accelerator.process_index :: accelerator.num_processes]:
+            for number in range(accelerator.process_index, -(-len(chunks) // processes) * processes, processes):
+                chunk = chunks[number % len(chunks)]  # a sharded model needs all processes in every forward pass
                 batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows))
                 with accelerator.autocast():
-                    sums[chunk.start : chunk.stop] += _row_losses(model, batch, device).double()
-                lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
+                    losses = _row_losses(model, batch, "token", device)
+                if number < len(chunks):
+                    sums[chunk.start : chunk.stop] += losses.to(wide)
+                    lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     finally:
         model.train(was_training)
     sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
@@ -135,17 +169,12 @@ def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     return cast(Tensor, accelerator.reduce(tensor, reduction="sum"))
 
 
-def _row_losses(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """One estimate of the bound per row, in nats, (B,)."""
+def _row_losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> Tensor:
+    """What each row adds to the sum that the step's denominator divides, (B,)."""
     batch = _to(batch, device)
     outputs = model(batch.noised.xt, attention_mask=batch.attention_mask, logits_at=batch.masked_at)
-    return row_nelbo(outputs.logits, batch.x0, batch.noised)
-
-
-def _loss(model: nn.Module, batch: Batch, per: str, device: torch.device) -> Tensor:
-    """The micro-batch's sum of losses, to be divided by the step's denominator."""
-    losses = _row_losses(model, batch, device)
-    return losses.sum() if per == "token" else (losses / batch.lengths.to(device)).sum()
+    losses = row_nelbo(outputs.logits, batch.x0, batch.noised)  # nats
+    return losses if per == "token" else losses / batch.lengths
 
 
 def _denominator(batch: Batch, per: str) -> float:
@@ -155,14 +184,16 @@ def _denominator(batch: Batch, per: str) -> float:
 def _to(batch: Batch, device: torch.device) -> Batch:
     tensors = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("x0", "lengths", "masked_at")}
     mask = batch.attention_mask if batch.attention_mask is None else batch.attention_mask.to(device, non_blocking=True)
-    noised = batch.noised._replace(**{k: v.to(device, non_blocking=True) for k, v in batch.noised._asdict().items()})
+    t = batch.noised.t.float() if device.type == "mps" else batch.noised.t  # MPS has no float64
+    noised = batch.noised._replace(t=t)
+    noised = noised._replace(**{k: v.to(device, non_blocking=True) for k, v in noised._asdict().items()})
     return batch._replace(noised=noised, attention_mask=mask, **tensors)
 
 
-def _refuse_non_finite(step: int, measured: list[float], micro_batches: list[Batch]) -> None:
+def _culprits(batches: Batches, micro_batches: list[Batch], losses: list[Tensor]) -> list[int]:
+    """The rows of the data set whose loss is not finite, from all processes; all of the step where each loss is."""
     places = [place for batch in micro_batches for place in batch.places]
-    raise FloatingPointError(
-        f"step {step + 1}: loss {measured[0]}, gradient norm {measured[1]}; nothing was updated. "
-        f"Samples of this process: rows {places[0].index} to {places[-1].index} of epoch {places[0].epoch}. "
-        "Lower the learning rate or look at these rows"
-    )
+    bad = (~torch.cat(losses).isfinite()).tolist()
+    rows = [(batches.row(place), is_bad) for place, is_bad in zip(places, bad, strict=True)]
+    rows = gather_object(rows)
+    return sorted(row for row, is_bad in rows if is_bad) or sorted(row for row, _ in rows)

@@ -1,47 +1,9 @@
-"""A small corpus, prepared and trained once for all tests of the commands."""
+"""A short pretraining run, done once for all tests of the commands."""
 
-import random
 from pathlib import Path
 
 import pytest
 from console import llada
-
-WORDS = [
-    "the",
-    "model",
-    "reads",
-    "a",
-    "token",
-    "and",
-    "writes",
-    "it",
-    "back",
-    "into",
-    "every",
-    "row",
-    "of",
-    "one",
-    "table",
-]
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = random.Random(0)
-    for i in range(60):
-        text = ". ".join(" ".join(rng.choices(WORDS, k=8)) for _ in range(12))
-        (folder / f"{i:02}.txt").write_text(text, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def prepared(corpus, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared") / "data"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        llada(monkeypatch, "prepare", corpus, folder, "--vocab-size", 300, "--heldout", 0.1)
-    return folder
-
 
 PRETRAIN = """
 length: 32

@@ -9,7 +9,7 @@ import pytest
 from console import llada
 
 import llada as library
-from llada.train.run import read_log
+from llada.train.journal import read_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -271,7 +271,7 @@ def test_generate_explains_unknown_samplers_and_too_long_prompts(tuned, monkeypa
 
 
 def test_processes_that_do_not_take_part_are_noticed(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("llada.train.run.Accelerator", lambda **_: type("A", (), {"num_processes": 1})())
+    monkeypatch.setattr("llada.train.build.Accelerator", lambda **_: type("A", (), {"num_processes": 1})())
     monkeypatch.setenv("WORLD_SIZE", "2")
     arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'r'}"]
     assert "2 processes were launched, but 1 take part" in refusal(monkeypatch, capsys, "pretrain", *arguments)

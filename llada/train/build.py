@@ -1,0 +1,170 @@
+"""From a configuration to the parts of a training run: processes, data, model, optimisers. Nothing is written."""
+
+import copy
+import os
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset, Subset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llada.config import ConfigError, read_yaml
+from llada.data.chat import ChatRows, read_conversations
+from llada.data.tokens import TokenRows
+from llada.model.checkpoint import load_pretrained
+from llada.model.configuration import LLaDAConfig
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.train.batches import Batches, Noise, Rows
+from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
+from llada.train.loop import prepare
+from llada.train.optim import OPTIMIZERS
+from llada.train.sharding import shard
+from llada.train.state import Trained
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the data, the model and the configuration say, before anything is placed on a device."""
+
+    config: TrainConfig
+    model: LLaDAForMaskedLM
+    tokenizer: PreTrainedTokenizerBase
+    batches: Batches
+    heldout: Rows | None  # what is measured
+    per: Literal["token", "row"]  # what the loss is averaged over
+
+
+@dataclass(frozen=True)
+class Run:
+    """Parts, placed on the devices of their processes."""
+
+    parts: Parts
+    accelerator: Accelerator
+    wrapped: nn.Module  # the model as it is called in training
+    trained: Trained
+
+
+def inputs_of(config: TrainConfig) -> list[str]:
+    """The files and folders that a run reads."""
+    if isinstance(config, PretrainConfig):
+        return [config.data]
+    assert isinstance(config, SFTConfig)
+    return [config.init, config.train, *([config.heldout] if config.heldout else [])]
+
+
+def processes(config: TrainConfig) -> Accelerator:
+    """The processes that take part. Raises ConfigError where they are not as many as were launched."""
+    torch.set_flush_denormal(True)  # near-zero Adam moments make CPUs several times slower
+    for tracker in config.trackers:
+        if find_spec(tracker) is None:
+            raise ConfigError(f"trackers: {tracker} is not installed; `pip install {tracker}`, or leave it out")
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        cpu=not torch.accelerator.is_available(),  # accelerate joins several CPU processes only when told so
+        log_with=list(config.trackers) or None,
+        project_dir=config.output,
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        raise ConfigError(f"{expected} processes were launched, but {accelerator.num_processes} take part")
+    if config.sharding == "full" and accelerator.num_processes == 1:
+        raise ConfigError("sharding: full needs several processes; launch with torchrun, or set sharding=none")
+    if config.sharding == "full" and accelerator.is_fsdp2:
+        raise ConfigError("accelerate's configuration shards the model already; set sharding=none")
+    set_seed(config.seed)
+    return accelerator
+
+
+def parts(config: TrainConfig) -> Parts:
+    """Read the data and make the model."""
+    return _pretraining(config) if isinstance(config, PretrainConfig) else _fine_tuning(cast(SFTConfig, config))
+
+
+def place(parts: Parts, accelerator: Accelerator) -> Run:
+    """Put model and optimisers on their devices, replicated or sharded."""
+    config, model = parts.config, parts.model
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    average = None if config.ema is None else copy.deepcopy(model).to(accelerator.device)
+    if config.sharding == "full":
+        shard(model, accelerator)
+        average = None if average is None else shard(average, accelerator)
+    optim = config.optim
+    build = OPTIMIZERS[optim.optimizer]
+    raw: list[Optimizer] = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
+    wrapped, optimizers = prepare(model, raw, accelerator)
+    return Run(parts, accelerator, wrapped, Trained(model, optimizers, average))
+
+
+def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
+    """The sizes of the config with the vocabulary of the tokenizer."""
+    sizes = dict(read_yaml(config.model)) if isinstance(config.model, str) else dict(config.model)
+    if len(tokenizer) > sizes.get("vocab_size", len(tokenizer)):
+        raise ConfigError(
+            f"model.vocab_size={sizes['vocab_size']} is smaller than the tokenizer's {len(tokenizer)} tokens"
+        )
+    tokens = {
+        "vocab_size": len(tokenizer),
+        "mask_token_id": tokenizer.mask_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "eot_token_id": tokenizer.get_vocab().get("<|eot_id|>"),
+    }
+    for name in tokens.keys() & sizes.keys() - {"vocab_size"}:
+        if sizes[name] != tokens[name]:
+            raise ConfigError(f"model.{name}={sizes[name]} is not the tokenizer's {tokens[name]}; leave it out")
+    values = {"max_sequence_length": config.length, **tokens, **sizes}
+    try:
+        return LLaDAConfig(**values)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+
+
+def _pretraining(config: PretrainConfig) -> Parts:
+    folder = Path(config.data)
+    if not (folder / "tokenizer").is_dir():
+        raise ConfigError(f"data={config.data!r} has no tokenizer; write it with `llada prepare SOURCE {config.data}`")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    train = TokenRows(folder / "train", config.length, tokenizer=tokenizer)
+    heldout = TokenRows(folder / "heldout", config.length, tokenizer=tokenizer)
+    model = LLaDAForMaskedLM(model_config(config, tokenizer))
+    return _parts(config, model, tokenizer, train, heldout, "token", config.random_length)
+
+
+def _fine_tuning(config: SFTConfig) -> Parts:
+    model, tokenizer = load_pretrained(config.init, dtype=torch.float32)  # float32 master weights
+    if tokenizer is None:
+        raise ConfigError(f"init={config.init!r} has no tokenizer, which fine-tuning needs")
+    rows = partial(ChatRows, tokenizer=tokenizer, max_length=config.max_length, too_long=config.too_long)
+    train = rows(read_conversations(config.train))
+    heldout = None if config.heldout is None else rows(read_conversations(config.heldout))
+    return _parts(config, model, tokenizer, train, heldout, "row", 0.0)
+
+
+def _parts(
+    config: TrainConfig,
+    model: LLaDAForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Rows,
+    heldout: Rows | None,
+    per: Literal["token", "row"],
+    random_length: float,
+) -> Parts:
+    mask, pad = model.config.mask_token_id, model.config.pad_token_id
+    if mask is None or pad is None:
+        raise ConfigError("training needs a mask token and an end-of-sequence token; the model's config names them not")
+    if heldout is not None and config.evaluate_rows is not None:
+        count = min(config.evaluate_rows, len(heldout))
+        heldout = cast(Rows, Subset(cast(Dataset, heldout), range(count)))
+    if heldout is not None and len(heldout) < 2:
+        raise ConfigError("the held-out data has a single row; a standard error needs at least two")
+    noise = Noise(mask, pad, config.seed, config.masking, config.eps, random_length)
+    batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
+    return Parts(config, model, tokenizer, batches, heldout, per)

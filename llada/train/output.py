@@ -1,0 +1,133 @@
+"""The folder of a run: who may write into it, and whether an interrupted run there can go on."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from llada.config import ConfigError
+from llada.durable import write_durably
+from llada.train.checkpoints import newest_valid
+from llada.train.config import TrainConfig
+
+# What may change between a run and its continuation: the weights of every step stay what they would have been, or
+# (length and end of the learning rate's schedule) the change is what the user asks for. Paths may change because the
+# rows behind them are compared.
+_CHANGEABLE = {
+    *("data", "train", "heldout", "init", "output", "overwrite"),
+    *("steps", "optim.decay", "optim.final"),
+    *("micro_batch_size", "workers", "sharding", "gradient_checkpointing", "max_skips", "spike_threshold"),
+    *("checkpoint_every", "checkpoint_keep", "trackers", "evaluate_every", "evaluate_draws", "evaluate_rows"),
+}
+_UNFINISHED = "config.json.partial"
+
+
+class Output(NamedTuple):
+    """The folder of a run, claimed."""
+
+    folder: Path
+    checkpoint: Path | None  # from which to go on
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+
+def check_output(config: TrainConfig, inputs: list[str], *, resume: bool) -> None:
+    """Raise ConfigError where the folder cannot be this run's; nothing is written."""
+    output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={config.output!r} is a file; name a folder")
+    for name in inputs:
+        if Path(name).resolve().is_relative_to(output.resolve()):
+            raise ConfigError(f"output={config.output!r} holds the input {name!r}, which would be overwritten")
+    if resume and config.overwrite:
+        raise ConfigError("--resume goes on with the run in the output folder, overwrite=true removes it; choose one")
+    if not output.exists() or {path.name for path in output.iterdir()} <= {_UNFINISHED}:
+        return
+    if resume:
+        _check_same_run(config, output)
+    elif not config.overwrite:
+        raise ConfigError(
+            f"output={config.output!r} exists and is not empty; choose another, go on with its run (--resume), or set "
+            "overwrite=true"
+        )
+
+
+def claim_output(config: TrainConfig, accelerator: Accelerator, *, resume: bool) -> Output:
+    """The output folder with the run's configuration in it, and the checkpoint to go on from; the main process looks.
+
+    Without `resume` the folder is emptied. With it, checkpoints that are damaged are set aside as `*.invalid`, and the
+    reason is printed. Raises ConfigError where all of them are.
+    """
+    folder = Path(config.output)
+    found: list[Any] = [None, None]  # path, problem
+    if accelerator.is_main_process:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if resume:
+                found[0] = _newest(folder / "checkpoints")
+            else:
+                for old in folder.iterdir():
+                    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+            write_durably(folder / _UNFINISHED, config.model_dump_json(indent=2).encode() + b"\n")
+            (folder / _UNFINISHED).rename(folder / "config.json")
+        except (ConfigError, OSError) as error:
+            found[1] = f"output={config.output!r}: {error}"
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise ConfigError(found[1])
+    return Output(folder, found[0])
+
+
+def _newest(checkpoints: Path) -> Path | None:
+    newest, skipped = newest_valid(checkpoints)
+    for path, reason in skipped:
+        print(f"llada: skipped {path}: {reason}", file=sys.stderr)
+    if newest is None and skipped:
+        raise ConfigError(
+            f"none of its {len(skipped)} checkpoints can be used ({skipped[0].path.name}: {skipped[0].reason}); start "
+            "again with overwrite=true"
+        )
+    for path, _ in skipped:
+        path.rename(path.with_name(path.name + ".invalid"))
+    for leftover in checkpoints.glob("step-*.partial"):
+        shutil.rmtree(leftover)
+    print(f"llada: going on from {newest}" if newest else "llada: nothing to go on from: starting", file=sys.stderr)
+    return newest
+
+
+def _check_same_run(config: TrainConfig, output: Path) -> None:
+    """Raise ConfigError where the folder holds another run, or this one with a setting that must not change."""
+    try:
+        old = _flat(json.loads((output / "config.json").read_bytes()))
+    except FileNotFoundError:
+        raise ConfigError(f"output={config.output!r} is not empty and holds no run; choose another folder") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{output / 'config.json'} cannot be read: {error}") from None
+    new = _flat(config.model_dump(mode="json"))
+    changed = [
+        f"{key} was {value!r}, is {new.get(key)!r}"
+        for key, value in old.items()  # a setting that it does not know is newer than the run, and has its default
+        if new.get(key) != value and key not in _CHANGEABLE
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run in {config.output!r} cannot go on with other settings: {'; '.join(changed)}. Put them back, or "
+            "choose another output"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

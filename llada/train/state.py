@@ -1,0 +1,259 @@
+"""What a checkpoint holds: the model, the optimisers, and where in the run it stands. No random state: there is none.
+
+Everything random in training is a function of the step (`llada.train.noise`), so weights, moments and a step number
+are the whole state. A checkpoint of replicated processes (one process, DDP) is safetensors and JSON:
+
+    model/                   the model in the official layout with its tokenizer; `llada generate` takes it as it is
+    optimizer.safetensors    the optimisers' tensors as `parameter/key`
+    ema/                     the averaged model, where there is one
+    state.json               the position
+
+A sharded model (FSDP2) is written by all processes through torch's distributed checkpoints into `shards/` instead,
+whose metadata is a pickle: load only your own. Either kind resumes at any number of processes, sharded or not.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llada.durable import partial_folder, publish_folder, write_durably
+from llada.model.checkpoint import load_pretrained
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.train.batches import Rows
+from llada.train.checkpoints import CheckpointError, begin, commit
+
+T = TypeVar("T")
+
+
+class Position(NamedTuple):
+    """Where in the run a checkpoint stands."""
+
+    step: int = 0  # updates done
+    tokens: int = 0  # that counted in the loss so far
+    seconds: float = 0.0  # of training so far
+    skipped: int = 0  # steps left out because loss or gradient was not finite
+    log_bytes: int = 0  # length of log.jsonl up to this step
+    data: str = ""  # fingerprint of the training rows
+
+
+class Trained(NamedTuple):
+    """What changes while training runs."""
+
+    model: LLaDAForMaskedLM  # not wrapped; its parameters may be sharded
+    optimizers: Sequence[Optimizer]
+    average: LLaDAForMaskedLM | None = None  # exponential moving average of the weights
+
+
+def fingerprint(rows: Rows) -> str:
+    """A short name for a data set: its size and the content of 64 rows spread over it."""
+    digest = hashlib.sha256(str(len(rows)).encode())
+    for index in np.linspace(0, len(rows) - 1, 64).astype(int):
+        for name, values in sorted(rows[int(index)].items()):
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(
+    root: Path,
+    trained: Trained,
+    tokenizer: PreTrainedTokenizerBase,
+    position: Position,
+    *,
+    keep: int,
+    accelerator: Accelerator,
+) -> None:
+    """Write a checkpoint into `root`, from all processes together; the newest `keep` remain.
+
+    Raises CheckpointError on every process where one of them fails; older checkpoints are then untouched.
+    """
+    folder = root / f"step-{position.step:08d}.partial"
+
+    def fill() -> None:
+        if is_sharded(trained.model):
+            save_shards(_tensors(trained), checkpoint_id=folder / "shards")
+        if not accelerator.is_main_process:
+            return
+        if is_sharded(trained.model):
+            trained.model.config.save_pretrained(folder / "model")
+        else:
+            trained.model.save_pretrained(folder / "model")
+            save_file(_optimizer_tensors(trained), folder / "optimizer.safetensors")
+            if trained.average is not None:
+                trained.average.save_pretrained(folder / "ema")
+        tokenizer.save_pretrained(folder / "model")
+        write_durably(folder / "state.json", json.dumps(position._asdict(), indent=1).encode())
+
+    try:
+        _main(accelerator, lambda: begin(root, position.step))
+        _together(accelerator, fill)
+        _main(accelerator, lambda: commit(folder, root, position.step, keep))
+    except Exception as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {position.step} could not be written to {root}: {error}. Those before it are "
+            "untouched: mend this and go on with --resume"
+        ) from error
+
+
+def restore(checkpoint: Path, trained: Trained, data: str) -> Position:
+    """Give model, optimisers and average the values of a checkpoint, in place; where the run stood.
+
+    Raises CheckpointError where the checkpoint is of another model, optimiser, format, or data set than `data`.
+    """
+    try:
+        position = Position(**json.loads((checkpoint / "state.json").read_bytes()))
+        if position.data != data:
+            raise CheckpointError("the training data is not what it was trained on; bring the same rows back")
+        if (checkpoint / "shards").is_dir():
+            _read_shards(checkpoint / "shards", trained)
+        else:
+            _read_whole(checkpoint, trained)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} cannot be gone on from: {error}") from error
+    return position
+
+
+def save_model(
+    model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
+) -> None:
+    """Write weights, configuration and tokenizer in the official layout, whole or not at all; replaces `folder`."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    gathered = get_model_state_dict(model, options=options) if is_sharded(model) else None
+
+    def write() -> None:
+        whole = model
+        if gathered is not None:
+            with torch.device("meta"):
+                whole = LLaDAForMaskedLM(model.config)
+            whole.load_state_dict(gathered, assign=True)
+            whole.tie_weights()
+        filled = partial_folder(folder)
+        whole.save_pretrained(filled)
+        tokenizer.save_pretrained(filled)
+        publish_folder(filled, folder)
+
+    _main(accelerator, write)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether processes hold parts of the parameters (FSDP2)."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
+    """The state of all optimisers as parameter/key → tensor."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in trained.model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value
+        for optimizer in trained.optimizers
+        for parameter, values in optimizer.state.items()
+        for key, value in values.items()
+    }
+
+
+def _tensors(trained: Trained) -> dict[str, Tensor]:
+    """Everything under one name each, as torch's distributed checkpoints take it."""
+    average = {} if trained.average is None else trained.average.state_dict()
+    return {
+        **{f"model/{name}": value for name, value in trained.model.state_dict().items()},
+        **{f"optimizer/{name}": value for name, value in _optimizer_tensors(trained).items()},
+        **{f"ema/{name}": value for name, value in average.items()},
+    }
+
+
+def _read_whole(checkpoint: Path, trained: Trained) -> None:
+    _copy_model(checkpoint / "model", trained.model)
+    if trained.average is not None:
+        _copy_model(checkpoint / "ema", trained.average)
+    _set_optimizers(trained, load_file(checkpoint / "optimizer.safetensors"))
+
+
+def _copy_model(folder: Path, model: PreTrainedModel) -> None:
+    source = load_pretrained(folder)[0].state_dict()
+    with torch.no_grad():
+        for name, target in model.state_dict().items():
+            if source[name].dtype != target.dtype:
+                raise CheckpointError(f"{name} was saved as {source[name].dtype}, but is trained as {target.dtype}")
+            target.copy_(_shared_like(source[name], target))
+
+
+def _read_shards(shards: Path, trained: Trained) -> None:
+    metadata: Mapping[str, Any] = FileSystemReader(shards).read_metadata().state_dict_metadata
+    parameters = dict(trained.model.named_parameters())
+    targets = {name: value for name, value in _tensors(trained).items() if not name.startswith("optimizer/")}
+    held: dict[str, Tensor] = {}
+    for name, entry in metadata.items():
+        kind, _, rest = name.partition("/")
+        if kind == "optimizer" and isinstance(entry, TensorStorageMetadata):
+            parameter = parameters[rest.rpartition("/")[0]]
+            dtype = entry.properties.dtype
+            same = entry.size == parameter.shape
+            held[rest] = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(entry.size, dtype=dtype)
+    load_shards(targets | {f"optimizer/{name}": value for name, value in held.items()}, checkpoint_id=shards)
+    _set_optimizers(trained, held)
+
+
+def _set_optimizers(trained: Trained, tensors: Mapping[str, Tensor]) -> None:
+    held: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        held[parameter][key] = value
+    names = {parameter: name for name, parameter in trained.model.named_parameters()}
+    for optimizer in trained.optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            mine = held.pop(names[parameter], {})
+            optimizer.state[parameter] = {key: _shared_like(value, parameter) for key, value in mine.items()}
+    if held:
+        raise CheckpointError(f"its optimiser holds tensors of {', '.join(held)}, which this run does not train")
+
+
+def _shared_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """`value` on the parameter's device, and spread over the processes as the parameter is where shapes agree."""
+    value = value.detach()
+    if isinstance(value, DTensor):
+        return value
+    value = value.to(parameter.device)
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value
+
+
+def _main(accelerator: Accelerator, action: Callable[[], object]) -> None:
+    _together(accelerator, lambda: action() if accelerator.is_main_process else None)
+
+
+def _together(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Run on every process, and raise on every process where it fails on one, so that none waits for another."""
+    result: Any = None
+    problem: Exception | None = None
+    try:
+        result = action()
+    except Exception as error:
+        problem = error
+    mine = [None if problem is None else f"process {accelerator.process_index}: {problem}"]
+    problems = [text for text in gather_object(mine) if text is not None]
+    if problem is not None:
+        raise problem
+    if problems:
+        raise CheckpointError("; ".join(problems))
+    return result
