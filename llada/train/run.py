@@ -83,7 +83,9 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
             name = stop.received.name if stop.received else "a signal to another process"
             raise Interrupted(f"{name}: saved at step {log.step} of {config.steps}; go on with --resume")
         before = time.monotonic()
-    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def steps_of(run: Run, position: Position) -> Iterator[StepLog]:
