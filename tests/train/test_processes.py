@@ -87,7 +87,7 @@ def test_run_goes_on_at_another_number_of_processes(change, base, alone, tmp_pat
     (processes, sharding), (then_processes, then_sharding) = CHANGES[change]
     children = start_all(stopping(base, tmp_path / "run", sharding), tmp_path / "printed", processes)
     assert {finish(child) for child in children} == {75}, (tmp_path / "printed").read_text()[-3000:]
-    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")][0] == "step-00000005"
+    assert next(path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")) == "step-00000005"
     run(training(base, tmp_path / "run", sharding=then_sharding), tmp_path / "printed", then_processes)
     assert_same_run(tmp_path / "run", alone)
 
@@ -141,7 +141,6 @@ def test_bad_number_in_one_process_stops_all_before_the_update_and_names_the_row
             return values
 
         module._row_losses = poisoned_losses
-        from llada.train.run import train
 
         try:
             training(base, tmp_path / "run", sharding=sharding)()
