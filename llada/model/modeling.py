@@ -286,7 +286,9 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         hidden_states = outputs.last_hidden_state
         if logits_at is not None:
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
-        logits = self.lm_head(hidden_states)[..., : self.config.vocab_size]
+        logits = self.lm_head(hidden_states)
+        if self.config.embedding_size > self.config.vocab_size:
+            logits = logits[..., : self.config.vocab_size]
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
 

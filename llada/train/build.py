@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import set_seed
 from torch import nn
 from torch.optim import Optimizer
@@ -77,8 +77,19 @@ def processes(config: TrainConfig) -> Accelerator:
         raise ConfigError(f"{expected} processes were launched, but {accelerator.num_processes} take part")
     if config.sharding == "full" and accelerator.num_processes == 1:
         raise ConfigError("sharding: full needs several processes; launch with torchrun, or set sharding=none")
-    if config.sharding == "full" and accelerator.is_fsdp2:
-        raise ConfigError("accelerate's configuration shards the model already; set sharding=none")
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM) or (
+        accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
+    ):
+        raise ConfigError(
+            f"accelerate's configuration asks for {accelerator.distributed_type.value}, which is not supported: it "
+            "would take the optimiser step, and the checks before it, out of our hands; use sharding=full, or "
+            "configs/accelerate/fsdp2.yaml"
+        )
+    if accelerator.is_fsdp2 and (config.sharding == "full" or config.ema is not None):
+        raise ConfigError(
+            "accelerate's configuration shards the model already, without an average; set sharding=none and no ema, or "
+            "leave the sharding to sharding=full under configs/accelerate/ddp.yaml"
+        )
     set_seed(config.seed)
     return accelerator
 

@@ -57,7 +57,7 @@ class TrainConfig(Schema):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, saved as `ema`; None: none
     checkpoint_every: Positive | None = None  # steps between checkpoints; None: only when a signal stops the run
     checkpoint_keep: Positive = 2  # the newest so many stay
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()  # beside log.jsonl, through accelerate
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)  # beside log.jsonl
     evaluate_every: Positive | None = None  # steps between held-out bounds; None: only at the end
     evaluate_draws: Positive = 1  # masks per held-out row
     evaluate_rows: Annotated[int, Field(ge=2)] | None = None  # the first so many held-out rows; None: all

@@ -157,6 +157,9 @@ def evaluate(
                     lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     finally:
         model.train(was_training)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # what a forward pass gathered would wait for a backward pass
     sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths

@@ -28,6 +28,5 @@ def shard(model: LLaDAForMaskedLM, accelerator: Accelerator) -> LLaDAForMaskedLM
     model.to(accelerator.device)
     for block in model.model.layers:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    # by default the whole stays gathered after a forward pass; without a backward pass (evaluation) that is for good
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     return model

@@ -60,7 +60,9 @@ def rows_of(batches: Batches, processes: int, start: int, stop: int) -> list[dic
 
 @pytest.mark.parametrize("data", [Tokens(), Conversations()], ids=["pretraining", "fine-tuning"])
 @pytest.mark.parametrize("masking", ["count", "bernoulli"])
-@pytest.mark.parametrize(("processes", "micro", "workers"), [(1, 1, 0), (2, None, 0), (2, 2, 0), (1, 3, 2), (4, 1, 0)])
+@pytest.mark.parametrize(
+    ("processes", "micro", "workers"), [(1, 1, 0), (2, None, 0), (2, 2, 0), (1, 8, 2), (2, 1, 2), (1, 3, 2), (4, 1, 0)]
+)
 def test_noise_and_order_do_not_depend_on_the_split(data, masking, processes, micro, workers):
     noise = Noise(MASK, PAD, seed=5, masking=masking, random_length=0.3 if isinstance(data, Tokens) else 0.0)
     reference = rows_of(Batches(data, 8, noise), 1, 0, 5)

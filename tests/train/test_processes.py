@@ -2,16 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
 from processes import finish, run, start_all, wait_until
 from safetensors.torch import load_file
+from test_batches import MASK, PAD, Conversations, Tokens
+from test_loop import gradient
 from test_resume import result, settings, training  # noqa: F401  # settings is a fixture
 
 from llada.config import ConfigError
+from llada.train.batches import Noise
 from llada.train.checkpoints import list_checkpoints
 from llada.train.journal import read_log
 
@@ -46,7 +55,7 @@ def assert_same_run(output: Path, alone: Path) -> None:
         for key in one.keys() - {"elapsed", "tokens_per_second"}:
             assert one[key] == pytest.approx(other[key], rel=1e-3), key
     muon = json.loads((alone / "config.json").read_text())["optim"]["optimizer"] == "muon"
-    for name in ("model", "ema"):
+    for name in [name for name in ("model", "ema") if (alone / name).is_dir()]:
         weights, expected = (load_file(folder / name / "model.safetensors") for folder in (output, alone))
         assert weights.keys() == expected.keys()
         for key, value in weights.items():
@@ -173,3 +182,86 @@ def test_killing_one_process_ends_the_other(settings, tmp_path):  # noqa: F811
     assert finish(children[0]) == 1
     run(training(settings, tmp_path / "run"), tmp_path / "printed")
     assert len(read_log(tmp_path / "run")) == settings["steps"]
+
+
+def launched(name: str) -> dict[str, str]:
+    """The environment in which `accelerate launch` with a file of configs/accelerate starts processes."""
+    file = Path(__file__).parents[2] / "configs" / "accelerate" / f"{name}.yaml"
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
+    return prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+
+
+def test_launch_file_for_replicated_processes_asks_for_nothing_else():
+    env = launched("ddp")
+    assert not [name for name in env if "FSDP" in name or "DEEPSPEED" in name]
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "fsdp2_gradients"])
+def test_launch_files_for_sharding_train_the_model_of_one(name, settings, tmp_path):  # noqa: F811
+    """accelerate ignores its FSDP settings on a CPU, so its state is set to what it would be on GPUs."""
+    settings = {key: value for key, value in settings.items() if key != "ema"}
+    settings["optim"] = settings["optim"] | {"optimizer": "adamw"}
+
+    def as_on_gpus() -> None:
+        import llada.train.build as module
+
+        os.environ.update({key: value for key, value in launched(name).items() if "FSDP" in key})
+        plugin = FullyShardedDataParallelPlugin()
+        original = module.Accelerator
+
+        def sharding(**options) -> Accelerator:
+            accelerator = original(**options)
+            AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+            return accelerator
+
+        module.Accelerator = sharding
+        training(settings, tmp_path / "run")()
+
+    run(as_on_gpus, tmp_path / "printed", processes=2)
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[1]
+    assert (newest / "shards").is_dir()
+    run(training(settings, tmp_path / "alone"), tmp_path / "printed")
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    shutil.rmtree(list_checkpoints(tmp_path / "run" / "checkpoints")[0])
+    run(training(settings, tmp_path / "run"), tmp_path / "printed")  # the rest of it, by one process
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("DEEPSPEED", {}, "asks for DEEPSPEED, which is not supported: "),
+        ("FSDP", {"sharding": "full"}, "several processes"),
+    ],
+)
+def test_kinds_of_processes_that_do_not_fit_are_refused(kind, changes, message, settings, tmp_path, monkeypatch):  # noqa: F811
+    def other(**options) -> SimpleNamespace:
+        return SimpleNamespace(
+            distributed_type=DistributedType(kind), num_processes=1, is_fsdp2=kind == "FSDP", state=None
+        )
+
+    monkeypatch.setattr("llada.train.build.Accelerator", other)
+    with pytest.raises(ConfigError, match=message):
+        training(settings, tmp_path / "run", **changes)()
+
+
+def test_gradient_in_two_processes_is_that_of_one_to_the_last_digits(tmp_path):
+    """Pretraining rows of random lengths and conversations, in float64."""
+
+    def measure(folder: Path) -> None:
+        rank = int(os.environ.get("RANK", "0"))
+        for name, data, per, random_length in (
+            ("pretraining", Tokens(), "token", 0.7),
+            ("fine-tuning", Conversations(), "row", 0.0),
+        ):
+            loss, gradients = gradient(data, Noise(MASK, PAD, random_length=random_length), per, 2)
+            torch.save((loss, gradients), folder / f"{name}-{rank}")
+
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        run(lambda: measure(tmp_path / str(processes)), tmp_path / "printed", processes)  # noqa: B023
+    for file in (tmp_path / "2").iterdir():
+        loss, gradients = torch.load(file)
+        expected_loss, expected = torch.load(tmp_path / "1" / (file.name.rpartition("-")[0] + "-0"))
+        assert loss == pytest.approx(expected_loss, rel=1e-6)  # logged in float32
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(gradients, expected, strict=True))
