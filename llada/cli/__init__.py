@@ -7,12 +7,13 @@ from typing import NoReturn
 import typer
 
 from llada.cli.generate import generate
+from llada.cli.plan import plan
 from llada.cli.prepare import prepare
 from llada.cli.train import pretrain, sft
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (prepare, pretrain, sft, generate):
+for command in (prepare, plan, pretrain, sft, generate):
     app.command()(command)
 
 

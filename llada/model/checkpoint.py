@@ -45,9 +45,7 @@ def load_pretrained(
     missing, superfluous or misshapen, or the architecture is not implemented.
     """
     folder = _folder(path)
-    values = read_json(folder / "config.json")
-    tokenizer = _read_tokenizer(folder)
-    config = _config(folder, values, tokenizer, mask_token_id)
+    config, tokenizer = read_description(folder, mask_token_id=mask_token_id)
     model = LLaDAForMaskedLM.from_pretrained(
         folder,
         config=config,
@@ -56,6 +54,15 @@ def load_pretrained(
         attn_implementation=attn_implementation,
     )
     return model.eval(), tokenizer
+
+
+def read_description(
+    path: str | Path, *, mask_token_id: int | None = None
+) -> tuple[LLaDAConfig, PreTrainedTokenizerBase | None]:
+    """The configuration of a checkpoint and its tokenizer, without its weights; as for `load_pretrained`."""
+    folder = _folder(path)
+    tokenizer = _read_tokenizer(folder)
+    return _config(folder, read_json(folder / "config.json"), tokenizer, mask_token_id), tokenizer
 
 
 def _folder(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from llada.config import ConfigError, read_yaml
 from llada.data.chat import ChatRows, read_conversations
 from llada.data.tokens import TokenRows
-from llada.model.checkpoint import load_pretrained
+from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batches, Noise, Rows
@@ -32,10 +33,10 @@ from llada.train.state import Trained
 
 @dataclass(frozen=True)
 class Parts:
-    """What the data, the model and the configuration say, before anything is placed on a device."""
+    """What the configuration, the data and the model's description say; the model itself is not made yet."""
 
     config: TrainConfig
-    model: LLaDAForMaskedLM
+    model_config: LLaDAConfig
     tokenizer: PreTrainedTokenizerBase
     batches: Batches
     heldout: Rows | None  # what is measured
@@ -95,15 +96,17 @@ def processes(config: TrainConfig) -> Accelerator:
 
 
 def parts(config: TrainConfig) -> Parts:
-    """Read the data and make the model."""
+    """Read the data, and how large the model is."""
     return _pretraining(config) if isinstance(config, PretrainConfig) else _fine_tuning(cast(SFTConfig, config))
 
 
 def place(parts: Parts, accelerator: Accelerator) -> Run:
-    """Put model and optimisers on their devices, replicated or sharded."""
-    config, model = parts.config, parts.model
+    """Make model and optimisers and put them on their devices, replicated or sharded."""
+    config, model = parts.config, _model(parts)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        with warnings.catch_warnings():  # the newest transformers have another name for it, the older ones only this
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable()
     average = None if config.ema is None else copy.deepcopy(model).to(accelerator.device)
     if config.sharding == "full":
         shard(model, accelerator)
@@ -145,30 +148,35 @@ def _pretraining(config: PretrainConfig) -> Parts:
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     train = TokenRows(folder / "train", config.length, tokenizer=tokenizer)
     heldout = TokenRows(folder / "heldout", config.length, tokenizer=tokenizer)
-    model = LLaDAForMaskedLM(model_config(config, tokenizer))
-    return _parts(config, model, tokenizer, train, heldout, "token", config.random_length)
+    return _parts(config, model_config(config, tokenizer), tokenizer, train, heldout, "token", config.random_length)
 
 
 def _fine_tuning(config: SFTConfig) -> Parts:
-    model, tokenizer = load_pretrained(config.init, dtype=torch.float32)  # float32 master weights
+    described, tokenizer = read_description(config.init)
     if tokenizer is None:
         raise ConfigError(f"init={config.init!r} has no tokenizer, which fine-tuning needs")
     rows = partial(ChatRows, tokenizer=tokenizer, max_length=config.max_length, too_long=config.too_long)
     train = rows(read_conversations(config.train))
     heldout = None if config.heldout is None else rows(read_conversations(config.heldout))
-    return _parts(config, model, tokenizer, train, heldout, "row", 0.0)
+    return _parts(config, described, tokenizer, train, heldout, "row", 0.0)
+
+
+def _model(parts: Parts) -> LLaDAForMaskedLM:
+    if isinstance(parts.config, SFTConfig):
+        return load_pretrained(parts.config.init, dtype=torch.float32)[0]  # float32 master weights
+    return LLaDAForMaskedLM(parts.model_config)
 
 
 def _parts(
     config: TrainConfig,
-    model: LLaDAForMaskedLM,
+    model_config: LLaDAConfig,
     tokenizer: PreTrainedTokenizerBase,
     train: Rows,
     heldout: Rows | None,
     per: Literal["token", "row"],
     random_length: float,
 ) -> Parts:
-    mask, pad = model.config.mask_token_id, model.config.pad_token_id
+    mask, pad = model_config.mask_token_id, model_config.pad_token_id
     if mask is None or pad is None:
         raise ConfigError("training needs a mask token and an end-of-sequence token; the model's config names them not")
     if heldout is not None and config.evaluate_rows is not None:
@@ -178,4 +186,4 @@ def _parts(
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
     noise = Noise(mask, pad, config.seed, config.masking, config.eps, random_length)
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
-    return Parts(config, model, tokenizer, batches, heldout, per)
+    return Parts(config, model_config, tokenizer, batches, heldout, per)

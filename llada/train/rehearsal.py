@@ -21,6 +21,7 @@ from llada.train.checkpoints import checkpoint_path
 from llada.train.config import TrainConfig
 from llada.train.loop import evaluate
 from llada.train.output import check_output
+from llada.train.plan import duration
 from llada.train.run import steps_of
 from llada.train.state import Position, fingerprint, restore, save
 
@@ -77,7 +78,7 @@ def _rehearsal(run: Run, folder: Path, beside: Path) -> list[str]:
         noise = Noise(batches.noise.mask_token_id, batches.noise.pad_token_id)
         bound = evaluate(run.trained.model, rows, noise, batch_size=1, accelerator=run.accelerator)
         lines.append(f"held-out bound of {len(few)} rows: {bound.value:.3f} nats per token")
-    return [*lines, f"whole run: about {_duration(seconds * config.steps)} for {config.steps} steps, evaluation aside"]
+    return [*lines, f"whole run: about {duration(seconds * config.steps)} for {config.steps} steps, evaluation aside"]
 
 
 def _checked(rows: Rows, mask_token_id: int, most: int = 20_000) -> str:
@@ -107,10 +108,3 @@ def _weights(model: nn.Module) -> str:
         local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         digest.update(local.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

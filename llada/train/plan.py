@@ -1,0 +1,148 @@
+"""What a run will take, before it is started: parameters, tokens, arithmetic, memory, time.
+
+Numbers of parameters and bytes are counted on the model's description without making it. Activations follow what
+autograd keeps per token and block with fused attention, which a test compares with what it does keep. Time is
+measured: a few steps of the real run, whose result is thrown away.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice, pairwise
+from statistics import mean
+from typing import NamedTuple
+
+import torch
+from torch.optim import Muon
+
+from llada.model.configuration import LLaDAConfig
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.train.build import Parts, place, processes
+from llada.train.config import TrainConfig
+from llada.train.optim import OPTIMIZERS
+from llada.train.run import steps_of
+from llada.train.state import Position
+
+
+class Plan(NamedTuple):
+    """What a run takes."""
+
+    parameters: int
+    outside_blocks: int  # of them, embedding, LM head and last norm
+    rows: int  # of training data
+    epochs: float
+    tokens_per_step: int  # with padding
+    tokens: int
+    flops_per_step: float
+    memory: Mapping[str, int]  # bytes per device, by what they are for
+
+    @property
+    def total_memory(self) -> int:
+        return sum(self.memory.values())
+
+
+def plan(parts: Parts, devices: int = 1) -> Plan:
+    """Count what a run takes on so many devices."""
+    config, batches = parts.config, parts.batches
+    with torch.device("meta"):
+        model = LLaDAForMaskedLM(parts.model_config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    blocks = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    steps = batches.micro_batches(0, 1, 0, min(config.steps, 8))
+    shapes = [batch.x0.shape for micro_batches in steps for batch in micro_batches]
+    tokens_per_step = sum(rows * length for rows, length in shapes) // min(config.steps, 8)
+    length = max(length for _, length in shapes)
+    return Plan(
+        parameters=parameters,
+        outside_blocks=parameters - blocks,
+        rows=len(batches.rows),
+        epochs=config.steps * config.batch_size / len(batches.rows),
+        tokens_per_step=tokens_per_step,
+        tokens=tokens_per_step * config.steps,
+        flops_per_step=tokens_per_step
+        * training_flops(parts.model_config, blocks, length, recompute=config.gradient_checkpointing),
+        memory=_memory(config, model, min(config.micro_batch_size or config.batch_size, config.batch_size // devices),
+                       length, devices),
+    )  # fmt: skip
+
+
+def probe(parts: Parts, devices: int = 1, steps: int = 3) -> float:
+    """Seconds of a step, measured on this device with the share of one of so many, communication not counted."""
+    config = parts.config
+    share = config.batch_size // devices
+    alone = {"batch_size": share, "micro_batch_size": min(config.micro_batch_size or share, share), "sharding": "none"}
+    smaller = config.replace(**alone)
+    run = place(replace(parts, config=smaller, batches=replace(parts.batches, batch_size=share)), processes(smaller))
+    times = [time.perf_counter(), *(time.perf_counter() for _ in islice(steps_of(run, Position()), steps + 1))]
+    taken = [after - before for before, after in pairwise(times)]
+    return mean(taken[1:] or taken)  # the first step also warms up
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def available_memory() -> int:
+    """Bytes that are free on this process's device."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def training_flops(config: LLaDAConfig, block_parameters: int, length: int, *, recompute: bool = False) -> float:
+    """Floating-point operations of a training step per token: twice as many backward as forward.
+
+    The LM head runs on the masked half of the positions. `recompute`: the blocks run forward once more, but for
+    their last matrix, whose result the backward pass does not need.
+    """
+    blocks = 2 * block_parameters + 4 * length * config.d_model * config.n_layers
+    head = 2 * config.d_model * config.embedding_size / 2
+    again = blocks - 2 * config.d_model * config.mlp_hidden_size * config.n_layers if recompute else 0
+    return 3 * (blocks + head) + again
+
+
+def activation_bytes(config: LLaDAConfig, tokens: int, *, half: bool = False, recompute: bool = False) -> int:
+    """Bytes that autograd keeps of the blocks for a backward pass over so many tokens, without padding.
+
+    `half`: matrices in bfloat16 under autocast, beside their float32 masters; `recompute`: gradient checkpointing, so
+    one block at a time and the inputs of all.
+    """
+    d, f, heads = config.d_model, config.mlp_hidden_size, config.n_heads
+    kv = config.n_kv_heads * config.head_dim
+    wide, narrow = (4 * d + heads + 2, 7 * d + 2 * kv + 4 * f) if half else (8 * d + 2 * kv + 4 * f + heads + 2, 0)
+    block = 4 * wide + 2 * narrow
+    return tokens * (block + 4 * d * (config.n_layers - 1) if recompute else block * config.n_layers)
+
+
+def _memory(config: TrainConfig, model: LLaDAForMaskedLM, rows: int, length: int, devices: int) -> dict[str, int]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    block = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    outside = parameters - block * len(model.model.layers)
+    optimizers = OPTIMIZERS[config.optim.optimizer](model)
+    moments = sum(
+        parameter.numel() * (1 if isinstance(optimizer, Muon) else 2)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    shares = devices if config.sharding == "full" else 1
+    half = config.mixed_precision == "bf16"
+    tokens = rows * length
+    recompute = config.gradient_checkpointing
+    memory = {
+        "weights": 4 * parameters // shares,
+        "gradients": 4 * parameters // shares,
+        "optimiser": 4 * moments // shares,
+        "average": 4 * parameters // shares if config.ema is not None else 0,
+        "gathered weights": 2 * (2 if half else 4) * (block + outside) if shares > 1 else 0,  # used and fetched ahead
+        "half-precision copies": 2 * parameters if half and shares == 1 else 0,
+        "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute),
+        # logits and their gradient; every position may be masked
+        "logits": tokens * model.config.embedding_size * (10 if half else 8),
+    }
+    return {name: size for name, size in memory.items() if size}
