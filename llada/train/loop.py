@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from llada.train.batches import Batch, Batches, Noise, Place, Rows, collate
 from llada.train.objective import row_nelbo
@@ -76,6 +77,10 @@ def fit(
     wrapped.train()
     stream = batches.micro_batches(accelerator.process_index, accelerator.num_processes, start, steps)
     for step, micro_batches in enumerate(stream, start):
+        if step == start > 0 and isinstance(wrapped, DistributedDataParallel):
+            # DDP sorts its buckets, and so the order of its sums, by its first backward pass: have that behind us
+            _row_losses(wrapped, micro_batches[0], per, accelerator.device).sum().backward()
+            wrapped.zero_grad()
         rate = learning_rate(step)
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate

@@ -8,7 +8,7 @@ import torch
 from processes import run
 from test_batches import MASK, PAD, Tokens
 from test_loop import tiny
-from test_resume import settings, training  # noqa: F401  # settings is a fixture
+from test_resume import training
 
 from llada.train.batches import Batches, Noise
 from llada.train.guards import spike
@@ -63,7 +63,7 @@ def test_one_more_than_allowed_stops_the_run():
         next(logs)
 
 
-def test_skipped_steps_count_over_the_whole_run_and_are_in_the_log(settings, tmp_path):  # noqa: F811
+def test_skipped_steps_count_over_the_whole_run_and_are_in_the_log(settings, tmp_path):
     """The run leaves out step 3, is stopped, and after the resume has no skip left for step 6."""
 
     def poisoned() -> None:
@@ -99,7 +99,7 @@ def test_spike_is_measured_in_robust_deviations():
     assert max(spike(losses[:i], losses[i]) for i in range(32, 4000)) < 10  # chance below 1e-15 with true deviations
 
 
-def test_spike_is_in_the_log(settings, tmp_path):  # noqa: F811
+def test_spike_is_in_the_log(settings, tmp_path):
     def poisoned() -> None:
         import llada.train.guards
         import llada.train.loop as module
@@ -127,7 +127,7 @@ def test_log_of_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path):
     assert read_log(tmp_path) == [{"step": 1, "loss": None}, {"step": 2, "loss": 1.5}]
 
 
-def test_tracker_gets_the_log(settings, tmp_path):  # noqa: F811
+def test_tracker_gets_the_log(settings, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(training(settings, tmp_path / "run", trackers=["tensorboard"]), tmp_path / "printed")

@@ -22,26 +22,7 @@ from llada.train.config import PretrainConfig
 from llada.train.journal import read_log
 from llada.train.run import train
 
-STEPS = 9
-
-
-@pytest.fixture(scope="module")
-def settings(prepared) -> dict:
-    return {
-        "data": str(prepared),
-        "length": 32,
-        "random_length": 0.2,
-        "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 32},
-        "steps": STEPS,
-        "batch_size": 8,
-        "micro_batch_size": 4,
-        "masking": "count",
-        "ema": 0.9,
-        "optim": {"learning_rate": 0.01, "warmup": 2, "decay": 3, "optimizer": "muon"},
-        "checkpoint_every": 2,
-        "evaluate_every": 3,
-        "evaluate_rows": 8,
-    }
+STEPS = 9  # of the run that the fixture `settings` describes
 
 
 def training(settings: dict, output: Path, resume: bool = True, **changes) -> Callable[[], object]:
