@@ -4,10 +4,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from tqdm import tqdm
 
 
 def start(action: Callable[[], object], output: Path, rank: int = 0, processes: int = 1, port: int = 0) -> int:
@@ -25,6 +28,7 @@ def start(action: Callable[[], object], output: Path, rank: int = 0, processes: 
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        tqdm.set_lock(threading.RLock())  # its own one is shared by forks, and a killed one may hold it for ever
         _join(rank, processes, port)
         action()
         code = 0
