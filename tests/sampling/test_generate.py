@@ -175,7 +175,7 @@ def test_forbidden_end_of_sequence_never_appears(golden, temperature):
     assert not (without == EOS).any()
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [name for name, entry in ORDERS.items() if not entry.required])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_end_tokens_are_revealed_last_at_every_temperature(golden, order, temperature):
     """No end token is revealed while another draft of the window is left out."""
@@ -315,8 +315,29 @@ def test_even_counts_give_the_remainder_to_the_first_steps():
 
 def test_equal_scores_reveal_the_leftmost():
     masked = torch.tensor([[False, True, True, True]])
-    step = Step(torch.zeros(1, 4, 2), torch.zeros(1, 4), torch.full((1, 4), -torch.inf), masked, torch.tensor([2]))
+    step = step_of(torch.full((1, 4), -torch.inf), masked, count=torch.tensor([2]))
     assert top_k(step).tolist() == [[True, True, True, False]]
+
+
+def step_of(score: Tensor, masked: Tensor | None = None, **fields) -> Step:
+    """A step of which only some things matter; score (B, W)."""
+    masked = torch.ones_like(score, dtype=torch.bool) if masked is None else masked
+    B, W = score.shape
+    usual = {
+        "logits": torch.zeros(B, W, 3, dtype=torch.float64),
+        "draft": torch.zeros(B, W, dtype=torch.long),
+        "score": score,
+        "masked": masked,
+        "count": torch.ones(B, dtype=torch.long),
+        "writable": torch.ones_like(masked),
+        "held": torch.ones(B, W, dtype=torch.float64),
+        "uniforms": torch.full((B, W), 0.5, dtype=torch.float64),
+        "index": 0,
+        "steps": W,
+        "canvas": torch.zeros(B, W, dtype=torch.long),
+        "block": slice(0, W),
+    }
+    return Step(**usual | fields)
 
 
 def test_states_share_no_memory():
@@ -336,7 +357,7 @@ def test_states_share_no_memory():
         ({"gen_length": 10, "block_length": 4}, "gen_length=10 cannot be cut into blocks of block_length=4"),
         ({"gen_length": 8, "block_length": 16}, "cannot be cut into blocks"),
         ({"gen_length": 8, "steps": 9}, "steps=9 exceeds gen_length=8"),
-        ({"order": "confidense"}, "unknown order 'confidense'; known: confidence, random"),
+        ({"order": "confidense"}, "unknown order 'confidense'; known: confidence, .*random"),
         ({"reveal": "topk"}, "unknown reveal 'topk'; known: top_k"),
         ({"forbid_eos": True, "stop_at_eos": True}, "stop_at_eos has no effect with forbid_eos"),
         ({"temprature": 1.0}, "unknown key 'temprature'; did you mean 'temperature'"),
