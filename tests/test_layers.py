@@ -49,7 +49,7 @@ RULES = {
     "llada.train.noise": rule("torch numpy"),
     "llada.train.optim": rule("torch numpy"),
     # what a batch holds is decided by the objective and the noise alone
-    "llada.train.batches": rule("torch numpy", "llada.train.objective llada.train.noise"),
+    "llada.train.batches": rule("torch numpy", "llada.train.objective llada.train.noise llada.train.signals"),
     "llada.train.config": rule("pydantic", "llada.config"),
     "llada.data": rule(
         "datasets tokenizers transformers numpy", "llada.data llada.durable"

@@ -32,6 +32,8 @@ def plan(
     settings = load_config(SFTConfig if tunes else PretrainConfig, config, overrides or ())
     if settings.batch_size % devices:
         raise ValueError(f"batch_size={settings.batch_size} cannot be shared equally by {devices} devices")
+    if settings.sharding == "full" and devices == 1:
+        raise ValueError("sharding: full needs several devices; give --devices, or set sharding=none")
     pieces = parts(settings)
     made = planning.plan(pieces, devices)
     table = Table("", "", title=str(config), show_header=False)
@@ -43,16 +45,17 @@ def plan(
     for name, size in made.memory.items():
         table.add_row(f"memory: {name}", _gigabytes(size))
     table.add_row("memory per device", _gigabytes(made.total_memory))
-    table.add_row("time", _time(pieces, made, devices) if probe else "not measured (--no-probe)")
     Console().print(table)
+    typer.echo(f"time: {_time(pieces, made, devices) if probe else 'not measured (--no-probe)'}")
 
 
 def _time(pieces: Parts, made: planning.Plan, devices: int) -> str:
     from llada.train import plan as planning
 
     free = planning.available_memory()
-    if made.total_memory > free:
-        return f"not measured: {_gigabytes(free)} of memory are free here"
+    needed = planning.plan(planning.share_of_one(pieces, devices)).total_memory
+    if needed > free:
+        return f"not measured: {_gigabytes(free)} of memory are free here, and it takes {_gigabytes(needed)}"
     seconds = planning.probe(pieces, devices)
     steps = pieces.config.steps
     speed = made.flops_per_step / devices / seconds

@@ -6,6 +6,7 @@ sample changes nothing about it: noise, random length and padding are decided by
 Shapes: B rows of a micro-batch, L length, N masked positions.
 """
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llada.train.noise import epoch_order, mask_uniforms, random_length, times
 from llada.train.objective import Noised, floored, forward_process
+from llada.train.signals import STOPPING
 
 
 class Rows(Protocol):
@@ -100,6 +102,7 @@ class Batches:
             batch_sampler=self._places(rank * share, share, size, start, stop),  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
             collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size),
+            worker_init_fn=_leave_signals_to_the_parent,
         )
         batches = iter(loader)
         for _ in range(start, stop):
@@ -132,6 +135,11 @@ class _Placed(Dataset):
         if self.order is None or self.order[0] != place.epoch:
             self.order = (place.epoch, epoch_order(self.seed, place.epoch, len(self.rows)))
         return place, self.rows[int(self.order[1][place.index])]
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: Noise, batch_size: int) -> Batch:

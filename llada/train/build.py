@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, Subset
@@ -72,6 +72,7 @@ def processes(config: TrainConfig) -> Accelerator:
         cpu=not torch.accelerator.is_available(),  # accelerate joins several CPU processes only when told so
         log_with=list(config.trackers) or None,
         project_dir=config.output,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # else gradients exist twice
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
@@ -107,10 +108,12 @@ def place(parts: Parts, accelerator: Accelerator) -> Run:
         with warnings.catch_warnings():  # the newest transformers have another name for it, the older ones only this
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable()
-    average = None if config.ema is None else copy.deepcopy(model).to(accelerator.device)
+    average = None if config.ema is None else copy.deepcopy(model)
     if config.sharding == "full":
         shard(model, accelerator)
         average = None if average is None else shard(average, accelerator)
+    elif average is not None:
+        average.to(accelerator.device)
     optim = config.optim
     build = OPTIMIZERS[optim.optimizer]
     raw: list[Optimizer] = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))

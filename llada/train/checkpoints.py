@@ -104,19 +104,29 @@ def verify(checkpoint: Path) -> None:
     if step != step_of(checkpoint):
         raise CheckpointError(f"its manifest speaks of step {step}: the folder was renamed")
     for name, size, digest in expected:
-        path = checkpoint / name
-        if not path.resolve().is_relative_to(checkpoint.resolve()):
-            raise CheckpointError(f"its manifest names {name!r}, which lies outside of it")
-        if not path.is_file():
-            raise CheckpointError(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise CheckpointError(f"{name} has {path.stat().st_size} bytes instead of {size}")
         try:
-            found = _sha256(path)
+            _check_file(checkpoint, name, size, digest)
         except OSError as error:
             raise CheckpointError(f"{name} cannot be read: {error}") from None
-        if found != digest:
-            raise CheckpointError(f"{name} is damaged: its SHA-256 differs from the manifest's")
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Rename a checkpoint that cannot be used to `*.invalid`, where it no longer counts and can be looked at."""
+    aside = checkpoint.with_name(checkpoint.name + ".invalid")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+
+
+def _check_file(checkpoint: Path, name: str, size: int, digest: str) -> None:
+    path = checkpoint / name
+    if not path.resolve().is_relative_to(checkpoint.resolve()):
+        raise CheckpointError(f"its manifest names {name!r}, which lies outside of it")
+    if not path.is_file():
+        raise CheckpointError(f"{name} is missing")
+    if path.stat().st_size != size:
+        raise CheckpointError(f"{name} has {path.stat().st_size} bytes instead of {size}")
+    if _sha256(path) != digest:
+        raise CheckpointError(f"{name} is damaged: its SHA-256 differs from the manifest's")
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -88,8 +88,9 @@ def fit(
         totals = _summed(accelerator, totals.to(accelerator.device))
         losses = []
         for i, batch in enumerate(micro_batches):
-            more_to_come = i + 1 < len(micro_batches)  # gradients travel between processes with the last one only
-            with accelerator.no_sync(wrapped) if more_to_come else nullcontext(), accelerator.autocast():
+            # gradients travel between processes with the last one only; when sharded each time, so that none is whole
+            waits = i + 1 < len(micro_batches) and not isinstance(wrapped, FSDPModule)
+            with accelerator.no_sync(wrapped) if waits else nullcontext(), accelerator.autocast():
                 losses.append(_row_losses(wrapped, batch, per, accelerator.device))
                 # DDP and FSDP average gradients over processes
                 accelerator.backward(losses[-1].sum() / totals[0] * accelerator.num_processes)
@@ -103,7 +104,7 @@ def fit(
                 optimizer.step()
         else:  # on every process alike, because both sums are over all of them
             culprits = _culprits(batches, micro_batches, losses)
-            if max_skips == 0:
+            if max_skips <= 0:
                 raise FloatingPointError(
                     f"step {step + 1}: loss {measured[0]}, gradient norm {measured[1]}; nothing was updated. Rows of "
                     f"the data: {culprits}. Look at them, lower the learning rate, or allow max_skips"

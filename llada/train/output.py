@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from llada.config import ConfigError
-from llada.durable import write_durably
-from llada.train.checkpoints import newest_valid
+from llada.durable import sync_folder, write_durably
+from llada.train.agreement import on_main
+from llada.train.checkpoints import newest_valid, set_aside
 from llada.train.config import TrainConfig
+from llada.train.journal import read_log
 
 # What may change between a run and its continuation: the weights of every step stay what they would have been, or
 # (length and end of the learning rate's schedule) the change is what the user asks for. Paths may change because the
@@ -31,6 +32,7 @@ class Output(NamedTuple):
 
     folder: Path
     checkpoint: Path | None  # from which to go on
+    finished: bool  # nothing is left to do
 
     @property
     def checkpoints(self) -> Path:
@@ -66,26 +68,41 @@ def claim_output(config: TrainConfig, accelerator: Accelerator, *, resume: bool)
     """The output folder with the run's configuration in it, and the checkpoint to go on from; the main process looks.
 
     Without `resume` the folder is emptied. With it, checkpoints that are damaged are set aside as `*.invalid`, and the
-    reason is printed. Raises ConfigError where all of them are.
+    reason is printed. Raises ConfigError where all of them are, and where a finished run has none to go on from.
     """
     folder = Path(config.output)
-    found: list[Any] = [None, None]  # path, problem
-    if accelerator.is_main_process:
+
+    def claim() -> Output:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            checkpoint, finished = None, False
             if resume:
-                found[0] = _newest(folder / "checkpoints")
+                checkpoint = _newest(folder / "checkpoints")
+                finished = checkpoint is None and _is_finished(config, folder)
             else:
                 for old in folder.iterdir():
                     shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
             write_durably(folder / _UNFINISHED, config.model_dump_json(indent=2).encode() + b"\n")
             (folder / _UNFINISHED).rename(folder / "config.json")
-        except (ConfigError, OSError) as error:
-            found[1] = f"output={config.output!r}: {error}"
-    broadcast_object_list(found)
-    if found[1] is not None:
-        raise ConfigError(found[1])
-    return Output(folder, found[0])
+            sync_folder(folder)
+        except OSError as error:
+            raise ConfigError(f"output={config.output!r}: {error}") from error
+        return Output(folder, checkpoint, finished)
+
+    return on_main(accelerator, claim)
+
+
+def _is_finished(config: TrainConfig, folder: Path) -> bool:
+    """Whether a run without checkpoints has ended; ConfigError where it has, and more steps are asked for."""
+    done = len(read_log(folder)) if (folder / "log.jsonl").is_file() else 0
+    if not (folder / "model").is_dir() or done == 0:
+        return False
+    if done < config.steps and json.loads((folder / "config.json").read_bytes())["steps"] == done:
+        raise ConfigError(
+            f"the run in {config.output!r} ended after {done} steps without a checkpoint to go on from; choose another "
+            "output, and checkpoint_every for runs that may become longer"
+        )
+    return done >= config.steps
 
 
 def _newest(checkpoints: Path) -> Path | None:
@@ -94,11 +111,11 @@ def _newest(checkpoints: Path) -> Path | None:
         print(f"llada: skipped {path}: {reason}", file=sys.stderr)
     if newest is None and skipped:
         raise ConfigError(
-            f"none of its {len(skipped)} checkpoints can be used ({skipped[0].path.name}: {skipped[0].reason}); start "
-            "again with overwrite=true"
+            f"none of the {len(skipped)} checkpoints in {checkpoints} can be used ({skipped[0].path.name}: "
+            f"{skipped[0].reason}); start again with overwrite=true"
         )
     for path, _ in skipped:
-        path.rename(path.with_name(path.name + ".invalid"))
+        set_aside(path)
     for leftover in checkpoints.glob("step-*.partial"):
         shutil.rmtree(leftover)
     print(f"llada: going on from {newest}" if newest else "llada: nothing to go on from: starting", file=sys.stderr)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice, pairwise
 from statistics import mean
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch.optim import Muon
@@ -19,7 +19,7 @@ from torch.optim import Muon
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.build import Parts, place, processes
-from llada.train.config import TrainConfig
+from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
 from llada.train.optim import OPTIMIZERS
 from llada.train.run import steps_of
 from llada.train.state import Position
@@ -52,7 +52,7 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
     steps = batches.micro_batches(0, 1, 0, min(config.steps, 8))
     shapes = [batch.x0.shape for micro_batches in steps for batch in micro_batches]
     tokens_per_step = sum(rows * length for rows, length in shapes) // min(config.steps, 8)
-    length = max(length for _, length in shapes)
+    longest = config.length if isinstance(config, PretrainConfig) else cast(SFTConfig, config).max_length
     return Plan(
         parameters=parameters,
         outside_blocks=parameters - blocks,
@@ -61,22 +61,28 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * config.steps,
         flops_per_step=tokens_per_step
-        * training_flops(parts.model_config, blocks, length, recompute=config.gradient_checkpointing),
+        * training_flops(parts.model_config, blocks, longest, recompute=config.gradient_checkpointing),
         memory=_memory(config, model, min(config.micro_batch_size or config.batch_size, config.batch_size // devices),
-                       length, devices),
+                       longest, devices),
     )  # fmt: skip
 
 
 def probe(parts: Parts, devices: int = 1, steps: int = 3) -> float:
     """Seconds of a step, measured on this device with the share of one of so many, communication not counted."""
-    config = parts.config
-    share = config.batch_size // devices
-    alone = {"batch_size": share, "micro_batch_size": min(config.micro_batch_size or share, share), "sharding": "none"}
-    smaller = config.replace(**alone)
-    run = place(replace(parts, config=smaller, batches=replace(parts.batches, batch_size=share)), processes(smaller))
+    alone = share_of_one(parts, devices)
+    run = place(alone, processes(alone.config))
     times = [time.perf_counter(), *(time.perf_counter() for _ in islice(steps_of(run, Position()), steps + 1))]
     taken = [after - before for before, after in pairwise(times)]
     return mean(taken[1:] or taken)  # the first step also warms up
+
+
+def share_of_one(parts: Parts, devices: int) -> Parts:
+    """The run that a single device with its share of the rows would do, not sharded."""
+    config = parts.config
+    share = config.batch_size // devices
+    micro = min(config.micro_batch_size or share, share)
+    smaller = config.replace(batch_size=share, micro_batch_size=micro, sharding="none")
+    return replace(parts, config=smaller, batches=replace(parts.batches, batch_size=share, micro_batch_size=micro))
 
 
 def duration(seconds: float) -> str:
@@ -139,8 +145,8 @@ def _memory(config: TrainConfig, model: LLaDAForMaskedLM, rows: int, length: int
         "gradients": 4 * parameters // shares,
         "optimiser": 4 * moments // shares,
         "average": 4 * parameters // shares if config.ema is not None else 0,
-        "gathered weights": 2 * (2 if half else 4) * (block + outside) if shares > 1 else 0,  # used and fetched ahead
-        "half-precision copies": 2 * parameters if half and shares == 1 else 0,
+        "gathered weights": 2 * 4 * (block + outside) if shares > 1 else 0,  # used and fetched ahead
+        "half-precision copies": 2 * (parameters if shares == 1 else block + outside) if half else 0,
         "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute),
         # logits and their gradient; every position may be masked
         "logits": tokens * model.config.embedding_size * (10 if half else 8),

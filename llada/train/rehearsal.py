@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, Subset
 
 from llada.config import ConfigError
+from llada.train.agreement import on_main
 from llada.train.batches import Noise, Rows
 from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.checkpoints import checkpoint_path
@@ -35,19 +35,19 @@ def rehearse(config: TrainConfig) -> str:
     accelerator = processes(config)
     check_output(config, inputs_of(config), resume=False)
     run = place(parts(config), accelerator)
-    beside = next(parent for parent in Path(config.output).absolute().parents if parent.is_dir())
-    made = [tempfile.mkdtemp(prefix=".dry-run-", dir=beside) if accelerator.is_main_process else ""]
-    broadcast_object_list(made)
-    folder = Path(made[0])
+    output = Path(config.output).absolute()
+    disk = next(folder for folder in (output, *output.parents) if folder.is_dir())
+    folder = on_main(accelerator, lambda: Path(tempfile.mkdtemp(prefix=".dry-run-", dir=disk)))
     try:
-        return "\n".join(_rehearsal(run, folder, beside))
+        report = "\n".join(_rehearsal(run, folder, disk))
+        accelerator.wait_for_everyone()  # not where one has failed: the others will not come
     finally:
-        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             shutil.rmtree(folder)
+    return report
 
 
-def _rehearsal(run: Run, folder: Path, beside: Path) -> list[str]:
+def _rehearsal(run: Run, folder: Path, disk: Path) -> list[str]:
     config, batches = run.parts.config, run.parts.batches
     lines = [f"data: {_checked(batches.rows, batches.noise.mask_token_id)}"]
     logs = steps_of(run, Position())
@@ -64,7 +64,7 @@ def _rehearsal(run: Run, folder: Path, beside: Path) -> list[str]:
     checkpoint = checkpoint_path(folder, position.step)
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     lines.append(f"save: {size / 1e6:.1f} MB in {time.monotonic() - begun:.2f} s")
-    lines.append(_disk(config, size, shutil.disk_usage(beside).free))
+    lines.append(on_main(run.accelerator, lambda: _disk(config, size, shutil.disk_usage(disk).free)))
 
     after = [_weights(run.trained.model) for _ in islice(logs, 1)]  # none where the run has two steps
     restore(checkpoint, run.trained, position.data)

@@ -11,6 +11,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from llada.config import ConfigError
+from llada.train.agreement import on_main, together
 from llada.train.batches import Noise
 from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.config import OptimConfig, TrainConfig
@@ -34,13 +36,19 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     accelerator.wait_for_everyone()  # all have looked before one writes
     run = place(parts(config), accelerator)
     output = claim_output(config, accelerator, resume=resume)
+    if output.finished:
+        return output.folder / "model"
     position = Position(data=fingerprint(run.parts.batches.rows))
     if output.checkpoint is not None:
         position = restore(output.checkpoint, run.trained, position.data)
-    journal = Journal(output.log, position.log_bytes) if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
+    if position.step > config.steps:
+        raise ConfigError(f"steps={config.steps}, but the run has done {position.step} already")
+    journal = together(
+        accelerator, lambda: Journal(output.log, position.log_bytes) if accelerator.is_main_process else None
+    )
     results = ["model"] if run.trained.average is None else ["model", "ema"]
-    if position.step >= config.steps and not all((output.folder / name).is_dir() for name in results):
+    missing = on_main(accelerator, lambda: not all((output.folder / name).is_dir() for name in results))
+    if position.step == config.steps and missing:
         _save_result(run.trained, run.parts.tokenizer, output.folder, accelerator)
     with stop_signals() as stop:
         _steps(run, output, position, journal, stop)
@@ -72,12 +80,14 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
             _save_result(trained, tokenizer, output.folder, accelerator)
         if last or (config.evaluate_every and log.step % config.evaluate_every == 0):
             record |= _bounds(run)
-        accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=log.step)
-        if journal is not None:
-            journal.append(record)
-        stopping = _anywhere(stop, accelerator) and not last
+        failure = _write_log(record, journal, accelerator)
+        asked, failed = _anywhere(accelerator, stop.received is not None, failure is not None)
+        if failed:
+            raise OSError(f"{output.log} cannot be written: {failure or 'see the first process'}; mend it and resume")
+        stopping = asked and not last
         if stopping or (config.checkpoint_every and (last or log.step % config.checkpoint_every == 0)):
-            position = position._replace(log_bytes=0 if journal is None else journal.sync())
+            size = on_main(accelerator, lambda: journal.sync() if journal is not None else 0)
+            position = position._replace(log_bytes=size)
             save(output.checkpoints, trained, tokenizer, position, keep=config.checkpoint_keep, accelerator=accelerator)
         if stopping:
             name = stop.received.name if stop.received else "a signal to another process"
@@ -100,7 +110,7 @@ def steps_of(run: Run, position: Position) -> Iterator[StepLog]:
         start=position.step,
         per=run.parts.per,
         max_grad_norm=config.optim.max_grad_norm,
-        max_skips=config.max_skips - position.skipped,
+        max_skips=max(0, config.max_skips - position.skipped),
         accelerator=run.accelerator,
     )
 
@@ -149,10 +159,23 @@ def _save_result(trained: Trained, tokenizer: PreTrainedTokenizerBase, folder: P
         save_model(trained.average, tokenizer, folder / "ema", accelerator)
 
 
-def _anywhere(stop: Stop, accelerator: Accelerator) -> bool:
-    """Whether a process was asked to stop; the same answer on all."""
-    asked = torch.tensor(float(stop.received is not None), device=accelerator.device)
-    return bool(accelerator.reduce(asked, reduction="sum"))
+def _write_log(record: dict[str, Any], journal: Journal | None, accelerator: Accelerator) -> OSError | None:
+    """Tell trackers and journal; what went wrong there, because the other processes have to hear of it."""
+    try:
+        accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=record["step"])
+        if journal is not None:
+            journal.append(record)
+    except OSError as error:
+        return error
+    return None
+
+
+def _anywhere(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """For each flag whether it is set on some process; the same answers on all."""
+    raised = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    summed = accelerator.reduce(raised, reduction="sum")
+    assert isinstance(summed, torch.Tensor)
+    return [value > 0 for value in summed.tolist()]
 
 
 def _start_trackers(run: Run) -> None:

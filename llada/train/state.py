@@ -16,16 +16,17 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -36,12 +37,11 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.durable import partial_folder, publish_folder, write_durably
-from llada.model.checkpoint import load_pretrained
+from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.modeling import LLaDAForMaskedLM
+from llada.train.agreement import on_main, together
 from llada.train.batches import Rows
 from llada.train.checkpoints import CheckpointError, begin, commit
-
-T = TypeVar("T")
 
 
 class Position(NamedTuple):
@@ -89,7 +89,8 @@ def save(
 
     def fill() -> None:
         if is_sharded(trained.model):
-            save_shards(_tensors(trained), checkpoint_id=folder / "shards")
+            with _shard_errors():
+                save_shards(_tensors(trained), checkpoint_id=folder / "shards")
         if not accelerator.is_main_process:
             return
         if is_sharded(trained.model):
@@ -103,9 +104,9 @@ def save(
         write_durably(folder / "state.json", json.dumps(position._asdict(), indent=1).encode())
 
     try:
-        _main(accelerator, lambda: begin(root, position.step))
-        _together(accelerator, fill)
-        _main(accelerator, lambda: commit(folder, root, position.step, keep))
+        on_main(accelerator, lambda: begin(root, position.step))
+        together(accelerator, fill)
+        on_main(accelerator, lambda: commit(folder, root, position.step, keep))
     except Exception as error:
         if accelerator.is_main_process:
             shutil.rmtree(folder, ignore_errors=True)
@@ -124,11 +125,12 @@ def restore(checkpoint: Path, trained: Trained, data: str) -> Position:
         position = Position(**json.loads((checkpoint / "state.json").read_bytes()))
         if position.data != data:
             raise CheckpointError("the training data is not what it was trained on; bring the same rows back")
+        _check_model(checkpoint, trained.model)
         if (checkpoint / "shards").is_dir():
             _read_shards(checkpoint / "shards", trained)
         else:
             _read_whole(checkpoint, trained)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} cannot be gone on from: {error}") from error
     return position
 
@@ -152,7 +154,7 @@ def save_model(
         tokenizer.save_pretrained(filled)
         publish_folder(filled, folder)
 
-    _main(accelerator, write)
+    on_main(accelerator, write)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -188,6 +190,24 @@ def _read_whole(checkpoint: Path, trained: Trained) -> None:
     _set_optimizers(trained, load_file(checkpoint / "optimizer.safetensors"))
 
 
+@contextmanager
+def _shard_errors() -> Iterator[None]:
+    """torch's distributed checkpoints raise something that is no Exception."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise CheckpointError("; ".join(f"process {rank}: {e}" for rank, (e, _) in error.failures.items())) from error
+
+
+def _check_model(checkpoint: Path, model: LLaDAForMaskedLM) -> None:
+    """Raise CheckpointError where the checkpoint's model is described otherwise than the run's."""
+    saved, ours = (config.to_dict() for config in (read_description(checkpoint / "model")[0], model.config))
+    unimportant = {"transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
+    changed = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
+    if told := [f"{n} was {saved.get(n)!r}, is {ours.get(n)!r}" for n in changed if n not in unimportant]:
+        raise CheckpointError(f"it holds another model: {'; '.join(told)}")
+
+
 def _copy_model(folder: Path, model: PreTrainedModel) -> None:
     source = load_pretrained(folder)[0].state_dict()
     with torch.no_grad():
@@ -209,7 +229,8 @@ def _read_shards(shards: Path, trained: Trained) -> None:
             dtype = entry.properties.dtype
             same = entry.size == parameter.shape
             held[rest] = torch.zeros_like(parameter, dtype=dtype) if same else torch.zeros(entry.size, dtype=dtype)
-    load_shards(targets | {f"optimizer/{name}": value for name, value in held.items()}, checkpoint_id=shards)
+    with _shard_errors():
+        load_shards(targets | {f"optimizer/{name}": value for name, value in held.items()}, checkpoint_id=shards)
     _set_optimizers(trained, held)
 
 
@@ -236,24 +257,3 @@ def _shared_like(value: Tensor, parameter: Tensor) -> Tensor:
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return value
-
-
-def _main(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    _together(accelerator, lambda: action() if accelerator.is_main_process else None)
-
-
-def _together(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Run on every process, and raise on every process where it fails on one, so that none waits for another."""
-    result: Any = None
-    problem: Exception | None = None
-    try:
-        result = action()
-    except Exception as error:
-        problem = error
-    mine = [None if problem is None else f"process {accelerator.process_index}: {problem}"]
-    problems = [text for text in gather_object(mine) if text is not None]
-    if problem is not None:
-        raise problem
-    if problems:
-        raise CheckpointError("; ".join(problems))
-    return result

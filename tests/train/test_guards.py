@@ -89,6 +89,12 @@ def test_skipped_steps_count_over_the_whole_run_and_are_in_the_log(settings, tmp
     assert state["skipped"] == 1
 
 
+def test_run_that_has_used_its_skips_has_none_left_when_fewer_are_allowed():
+    _, logs = logs_of({0}, max_skips=-1)
+    with pytest.raises(FloatingPointError, match="step 1: loss nan"):
+        next(logs)
+
+
 def test_spike_is_measured_in_robust_deviations():
     rng = random.Random(0)
     losses = [rng.gauss(2.0, 0.1) for _ in range(4000)]

@@ -21,7 +21,8 @@ from test_resume import result, training
 
 from llada.config import ConfigError
 from llada.train.batches import Noise
-from llada.train.checkpoints import list_checkpoints
+from llada.train.checkpoints import CheckpointError, list_checkpoints
+from llada.train.config import PretrainConfig
 from llada.train.journal import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,12 +128,17 @@ def stopping(settings: dict, output: Path, sharding: str):
     return action
 
 
-@pytest.mark.parametrize(("base", "processes"), [("adamw", 2), ("muon", 2), ("adamw", 4)], indirect=["base"])
-def test_resumed_replicated_run_is_the_uninterrupted_one_bit_for_bit(base, processes, tmp_path):
+@pytest.mark.parametrize(
+    ("base", "processes", "sharding"),
+    [("adamw", 2, "none"), ("muon", 2, "none"), ("adamw", 4, "none"), ("adamw", 2, "full")],
+    indirect=["base"],
+)
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(base, processes, sharding, tmp_path):
     """Sums over more than two processes depend on their order, too."""
-    settings = base | {"model": base["model"] | {"d_model": 64, "n_layers": 4, "mlp_hidden_size": 300}}  # many buckets
+    sizes = {"d_model": 64, "n_layers": 4, "mlp_hidden_size": 300} if sharding == "none" else {}  # many buckets
+    settings = base | {"sharding": sharding, "model": base["model"] | sizes}
     run(training(settings, tmp_path / "whole"), tmp_path / "printed", processes)
-    children = start_all(stopping(settings, tmp_path / "run", "none"), tmp_path / "printed", processes)
+    children = start_all(stopping(settings, tmp_path / "run", sharding), tmp_path / "printed", processes)
     assert {finish(child) for child in children} == {75}
     run(training(settings, tmp_path / "run"), tmp_path / "printed", processes)
     assert result(tmp_path / "run") == result(tmp_path / "whole")
@@ -267,3 +273,86 @@ def test_gradient_in_two_processes_is_that_of_one_to_the_last_digits(tmp_path):
         expected_loss, expected = torch.load(tmp_path / "1" / (file.name.rpartition("-")[0] + "-0"))
         assert loss == pytest.approx(expected_loss, rel=1e-6)  # logged in float32
         assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_sharded_run_in_half_precision_is_the_replicated_one(settings, tmp_path):
+    for sharding in ("none", "full"):
+        action = training(settings, tmp_path / sharding, sharding=sharding, mixed_precision="bf16",
+                          optim=settings["optim"] | {"optimizer": "adamw"})  # fmt: skip
+        run(action, tmp_path / "printed", processes=2)
+    for one, other in zip(read_log(tmp_path / "none"), read_log(tmp_path / "full"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_disk_that_is_full_for_one_process_stops_both_and_leaves_the_checkpoint_before(sharding, settings, tmp_path):
+    import resource
+
+    def limited() -> None:
+        import llada.train.run as module
+
+        save = module.save
+
+        def save_on_a_full_disk(root, trained, tokenizer, position, **options) -> None:
+            if position.step == 4 and os.environ["RANK"] == "0":
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+            save(root, trained, tokenizer, position, **options)
+
+        module.save = save_on_a_full_disk
+        try:
+            training(settings, tmp_path / "run", sharding=sharding)()
+        except CheckpointError as error:
+            print(f"stopped: {error}", flush=True)
+            raise SystemExit(2) from None
+
+    children = start_all(limited, tmp_path / "printed", 2)
+    assert [finish(child) for child in children] == [2, 2], (tmp_path / "printed").read_text()[-3000:]
+    assert (tmp_path / "printed").read_text().count("stopped: the checkpoint of step 4 could not be written") == 2
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_log_that_cannot_be_written_stops_both_processes_and_is_named(settings, tmp_path):
+    def full() -> None:
+        import errno
+
+        import llada.train.run as module
+
+        append = module.Journal.append
+
+        def append_to_a_full_disk(self, record) -> None:
+            if record["step"] == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            append(self, record)
+
+        module.Journal.append = append_to_a_full_disk
+        try:
+            training(settings, tmp_path / "run")()
+        except OSError as error:
+            print(f"stopped: {error}", flush=True)
+            raise SystemExit(2) from None
+
+    children = start_all(full, tmp_path / "printed", 2)
+    assert [finish(child) for child in children] == [2, 2], (tmp_path / "printed").read_text()[-3000:]
+    assert (tmp_path / "printed").read_text().count("log.jsonl cannot be written") == 2
+
+
+def test_dry_run_that_fails_on_one_process_ends(settings, tmp_path):
+    """The other one is left to the launcher, as in training; here it is ended by hand."""
+
+    def failing() -> None:
+        import llada.train.rehearsal as module
+
+        def fails(rows, mask_token_id) -> str:
+            if os.environ["RANK"] == "1":
+                raise ConfigError("row 7 is bad")
+            return "rows"
+
+        module._checked = fails
+        module.rehearse(PretrainConfig(**settings | {"output": str(tmp_path / "run")}))
+
+    children = start_all(failing, tmp_path / "printed", 2)
+    assert finish(children[1]) == 1
+    os.kill(children[0], signal.SIGKILL)
+    finish(children[0])
+    assert "row 7 is bad" in (tmp_path / "printed").read_text()

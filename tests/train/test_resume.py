@@ -21,6 +21,7 @@ from llada.train.checkpoints import CheckpointError, list_checkpoints, newest_va
 from llada.train.config import PretrainConfig
 from llada.train.journal import read_log
 from llada.train.run import train
+from llada.train.signals import Interrupted
 
 STEPS = 9  # of the run that the fixture `settings` describes
 
@@ -257,9 +258,58 @@ def test_damaged_checkpoint_is_skipped_with_the_reason_and_the_one_before_is_use
 def test_all_checkpoints_damaged_is_an_error_and_nothing_is_removed(stopped, settings):
     for checkpoint in list_checkpoints(stopped / "checkpoints"):
         flip(checkpoint / "state.json")
-    with pytest.raises(ConfigError, match=r"none of its 3 checkpoints can be used .*overwrite=true"):
+    with pytest.raises(ConfigError, match=r"none of the 3 checkpoints in .* can be used .*overwrite=true"):
         training(settings, stopped)()
     assert len(list_checkpoints(stopped / "checkpoints")) == 3
+
+
+def test_checkpoint_damaged_twice_is_set_aside_twice(stopped, settings, uninterrupted):
+    newest = stopped / "checkpoints" / "step-00000006"
+    newest.with_name("step-00000006.invalid").mkdir()
+    (newest.with_name("step-00000006.invalid") / "old").touch()
+    flip(newest / "state.json")
+    run(training(settings, stopped), stopped.parent / "printed")
+    assert result(stopped) == uninterrupted
+
+
+def test_finished_run_without_checkpoints_is_left_alone(settings, uninterrupted, tmp_path):
+    few = settings | {"checkpoint_every": None}
+    run(training(few, tmp_path / "run"), tmp_path / "printed")
+    before = (tmp_path / "run" / "log.jsonl").read_bytes()
+    run(training(few, tmp_path / "run"), tmp_path / "printed")
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match="ended after 9 steps without a checkpoint to go on from"):
+        training(few, tmp_path / "run", steps=12)()
+    assert result(tmp_path / "run") == uninterrupted
+
+
+def test_run_does_not_go_on_with_another_model_in_the_same_place(stopped, settings, tmp_path):
+    with pytest.raises(CheckpointError, match=r"it holds another model: rope_theta was .*, is 77"):
+        training(settings, stopped, model=settings["model"] | {"rope_theta": 77.0})()
+    values = json.loads((stopped / "config.json").read_text())
+    (tmp_path / "model.yaml").write_text(json.dumps(settings["model"] | {"n_heads": 4}))
+    (stopped / "config.json").write_text(json.dumps(values | {"model": str(tmp_path / "model.yaml")}))
+    with pytest.raises(CheckpointError, match="it holds another model: n_heads was 2, is 4"):
+        training(settings, stopped, model=str(tmp_path / "model.yaml"))()
+
+
+def test_run_does_not_end_before_its_checkpoint(stopped, settings):
+    with pytest.raises(ConfigError, match="steps=5, but the run has done 6 already"):
+        training(settings, stopped, steps=5)()
+
+
+def test_signal_to_all_processes_of_a_job_saves_although_workers_prepare_batches(settings, tmp_path):
+    def with_workers() -> None:
+        os.setpgrp()
+        try:
+            training(settings, tmp_path / "run", workers=2)()
+        except Interrupted:
+            sys.exit(75)
+
+    child = start(with_workers, tmp_path / "printed")
+    wait_until(lambda: (tmp_path / "run" / "log.jsonl").exists() and len(read_log(tmp_path / "run")) >= 2)
+    os.killpg(child, signal.SIGTERM)
+    assert finish(child) == 75, (tmp_path / "printed").read_text()
 
 
 @pytest.mark.parametrize(
