@@ -13,6 +13,18 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def publish_file(path: Path, content: bytes) -> None:
+    """Write a file beside its name and rename it, durably: the name has the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write_durably(partial, content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which names the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -55,6 +55,7 @@ RULES = {
         "datasets tokenizers transformers numpy", "llada.data llada.durable"
     ),  # token shards are numpy memory maps
     "llada.sampling": rule("torch", "llada.sampling"),
+    "llada.sampling.trace": rule("torch", "llada.sampling llada.durable"),
     # SamplerConfig is a schema
     "llada.sampling.generate": rule("torch pydantic", "llada.sampling llada.config"),
     # the adapter to transformers' own way to call a generator

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from llada.config import ConfigError
-from llada.durable import sync_folder, write_durably
+from llada.durable import publish_file
 from llada.train.agreement import on_main
 from llada.train.checkpoints import newest_valid, set_aside
 from llada.train.config import TrainConfig
@@ -24,7 +24,7 @@ _CHANGEABLE = {
     *("micro_batch_size", "workers", "sharding", "gradient_checkpointing", "max_skips", "spike_threshold"),
     *("checkpoint_every", "checkpoint_keep", "trackers", "evaluate_every", "evaluate_draws", "evaluate_rows"),
 }
-_UNFINISHED = "config.json.partial"
+_UNFINISHED = "config.json.partial"  # a kill while the configuration was written
 
 
 class Output(NamedTuple):
@@ -82,9 +82,7 @@ def claim_output(config: TrainConfig, accelerator: Accelerator, *, resume: bool)
             else:
                 for old in folder.iterdir():
                     shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-            write_durably(folder / _UNFINISHED, config.model_dump_json(indent=2).encode() + b"\n")
-            (folder / _UNFINISHED).rename(folder / "config.json")
-            sync_folder(folder)
+            publish_file(folder / "config.json", config.model_dump_json(indent=2).encode() + b"\n")
         except OSError as error:
             raise ConfigError(f"output={config.output!r}: {error}") from error
         return Output(folder, checkpoint, finished)

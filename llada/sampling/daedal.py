@@ -1,0 +1,117 @@
+"""DAEDAL (arXiv:2508.00819): generation whose length the model finds itself, by its confidence in end-of-sequence.
+
+First the answer grows until its end is believed to be inside it; then blocks are decoded by a threshold, and where the
+model is at a loss, a single [MASK] becomes several. One prompt at a time, because every answer has its own length.
+
+Shapes: L length of prompt and answer.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llada.sampling.denoise import denoise
+from llada.sampling.orders import max_probability
+from llada.sampling.predictors import Predict
+from llada.sampling.reveals import threshold
+
+
+class Grown(NamedTuple):
+    """An answer of its own length."""
+
+    sequence: Tensor  # (L,) prompt and answer
+    forward_passes: int
+    inserted: int  # tokens that the second stage made room for
+
+
+def daedal(
+    predict: Predict,
+    prompt: Tensor,
+    mask_token_id: int,
+    eos_token_id: int,
+    *,
+    initial: int = 64,
+    longest: int = 2048,
+    block_length: int = 32,
+    reveal_from: float = 0.9,
+    insert_below: float = 0.1,
+    enough: float = 0.5,
+    complete: float = 0.9,
+) -> Grown:
+    """Answer one prompt, greedily.
+
+    Args:
+        predict: (canvas (1, L), window) → logits (1, W, V), for canvases of any length.
+        prompt: (P,) tokens.
+        initial, longest: tokens of the answer at first and at most; it is never longer than `longest`.
+        block_length: tokens decoded together.
+        reveal_from: tokens of at least this probability are revealed, and the best one in any case; above 1: one
+            token in every step.
+
+    Other args:
+        insert_below: a mask whose likeliest token has less than this probability may become 8; 0: never.
+        enough, complete: confidence in the end (`end_confidence`) from which the first stage stops to append 8 masks
+            at a time, and from which the second one no longer inserts. The first stage closes with 16 more.
+
+    Raises ValueError where `longest` < `initial` or the prompt holds [MASK].
+    """
+    if not 1 <= initial <= longest:
+        raise ValueError(f"initial={initial} must lie between 1 and longest={longest}")
+    if prompt.dim() != 1 or (prompt == mask_token_id).any():
+        raise ValueError("prompt must be the tokens (P,) of a single prompt, without [MASK]")
+    P, passes, inserted = len(prompt), 0, 0
+    seen: list[Tensor] = []
+
+    def watched(canvas: Tensor, window: slice) -> Tensor:
+        """The predictor, keeping the logits of the whole answer for the decisions about its length."""
+        seen[:] = [predict(canvas, slice(P, canvas.shape[1]))]
+        return seen[0][:, window.start - P : window.stop - P]
+
+    def masks(count: int) -> Tensor:
+        return prompt.new_full((count,), mask_token_id)
+
+    canvas = torch.cat((prompt, masks(initial)))
+    while len(canvas) - P < longest:
+        passes += 1
+        if end_confidence(predict(canvas[None], slice(P, len(canvas)))[0], eos_token_id) >= enough:
+            break
+        canvas = torch.cat((canvas, masks(min(8, longest - (len(canvas) - P)))))
+    canvas = torch.cat((canvas, masks(min(16, longest - (len(canvas) - P)))))
+
+    start = P
+    while start < len(canvas):
+        block = slice(start, min(start + block_length, len(canvas)))
+        while (canvas[block] == mask_token_id).any():
+            steps = denoise(watched, canvas[None], mask_token_id, blocks=[block], order=max_probability,
+                            reveal=threshold(reveal_from))  # fmt: skip
+            state = next(steps)
+            passes += 1
+            canvas = state.canvas[0]
+            room = min(7, longest - (len(canvas) - P))
+            unsure = end_confidence(seen[0][0], eos_token_id) < complete
+            place = _most_doubtful(state.score[0], canvas[block] == mask_token_id, insert_below) if unsure else None
+            if room > 0 and place is not None:
+                at = block.start + place
+                canvas = torch.cat((canvas[:at], masks(1 + room), canvas[at + 1 :]))
+                block = slice(block.start, block.stop + room)
+                inserted += room
+        start = block.stop
+    return Grown(canvas, passes, inserted)
+
+
+def end_confidence(logits: Tensor, eos_token_id: int, window: int = 32) -> float:
+    """How sure the model is that the answer (L, V) has ended by its last positions, in [0, 1].
+
+    The sum of the end-of-sequence probability over those of the last `window` positions at which it is the likeliest
+    token, divided by `window`.
+    """
+    p = logits[-window:].double().softmax(dim=-1)
+    return float(p[:, eos_token_id][p.argmax(dim=-1) == eos_token_id].sum() / window)  # sync
+
+
+def _most_doubtful(score: Tensor, masked: Tensor, below: float) -> int | None:
+    """The position of least probability that is still masked, if that is below the bound."""
+    doubts = score.masked_fill(~masked, torch.inf)
+    place = int(doubts.argmin())  # sync
+    return place if doubts[place] < below else None

@@ -1,0 +1,368 @@
+"""What happened at each step of `denoise`, one row of a table per token that changed, and how autoregressive it was.
+
+A `Recorder` watches the states go by and keeps what differs between a canvas and the next; its `Trace` is a file, gives
+every canvas again, and is what the statistics of decoding orders need (DiffuCoder, arXiv:2506.20639). All of it stays
+in one file, because what the columns mean is decided once and checked, written and read beside it.
+
+Shapes: B batch, L length, S steps, N changes.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from llada.durable import publish_file
+from llada.sampling.denoise import State
+
+VERSION = 1
+
+
+class Kind(IntEnum):
+    """What became of a token. The numbers are those of the file."""
+
+    REVEALED = 0  # [MASK] gave way to the draft
+    REMASKED = 1
+    EDITED = 2  # another token took its place
+    FILLED = 3  # with the stop token, as the row had stopped; no prediction asked for it
+
+
+_COLUMNS = ("step", "row", "position", "token", "kind")  # of whole numbers, beside probability
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A run of the sampler, on the CPU. Changes are sorted by step, row and position.
+
+    Raises ValueError where that is not so, where columns differ in length, and where a change lies outside the canvas
+    or the steps.
+    """
+
+    mask_token_id: int
+    canvas: Tensor  # int64 (B, L) before the first step
+    index: Tensor  # int64 (S,) of each step, `State.index`
+    blocks: Tensor  # int64 (S, 2) where each step's window begins and ends
+    active: Tensor  # bool (S, B) rows that took part
+    step: Tensor  # int64 (N,) at which a token changed, from 0 in every trace
+    row: Tensor  # int64 (N,)
+    position: Tensor  # int64 (N,) in the canvas
+    token: Tensor  # int64 (N,) after the step
+    kind: Tensor  # int64 (N,) one of `Kind`
+    probability: Tensor  # float64 (N,) of a revealed token, at temperature 1; 1 for the other kinds
+    version: int = VERSION
+
+    def __post_init__(self):
+        B, L = self.canvas.shape
+        if self.version != VERSION:
+            raise ValueError(f"version {self.version!r} of a trace is unknown; known: {VERSION}")
+        lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS, "probability")}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns have unequal lengths: {lengths}")
+        if self.blocks.shape != (self.steps, 2) or self.active.shape != (self.steps, B):
+            raise ValueError(
+                f"{self.steps} steps of {B} rows need blocks ({self.steps}, 2) and active ({self.steps}, {B}), not "
+                f"{tuple(self.blocks.shape)} and {tuple(self.active.shape)}"
+            )
+        for name, size in (("step", self.steps), ("row", B), ("position", L), ("kind", len(Kind))):
+            column = getattr(self, name)
+            outside = column[(column < 0) | (column >= size)]
+            if len(outside):
+                raise ValueError(f"{name} {int(outside[0])} lies outside of 0..{size - 1}")
+        if (((self.step * B + self.row) * L + self.position).diff() <= 0).any():
+            raise ValueError("the changes are not sorted by step, row and position, or one is there twice")
+        if ((self.token == self.mask_token_id) != (self.kind == Kind.REMASKED)).any():
+            raise ValueError(f"the changes to [MASK], {self.mask_token_id}, are not those of kind {Kind.REMASKED:d}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+    @property
+    def steps(self) -> int:
+        return len(self.index)
+
+    def replay(self) -> Iterator[Tensor]:
+        """The canvas (B, L) after each step, a new tensor each time."""
+        canvas = self.canvas
+        ends = self.step.bincount(minlength=self.steps).cumsum(dim=0).tolist()
+        for start, stop in pairwise((0, *ends)):
+            canvas = canvas.clone()
+            canvas[self.row[start:stop], self.position[start:stop]] = self.token[start:stop]
+            yield canvas
+
+    @property
+    def final(self) -> Tensor:
+        """The canvas (B, L) after the last step."""
+        last = _last(self, *Kind)
+        changed = last >= 0
+        return self.canvas.masked_scatter(changed, self.token[last[changed]])
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as JSON, the whole of it or nothing; a file that had the name is replaced."""
+        path = Path(path)
+        # JSON has no NaN, which is what a model that diverged predicts
+        probability = [p if math.isfinite(p) else None for p in self.probability.tolist()]
+        stored = {"version": self.version, "mask_token_id": self.mask_token_id, "shape": list(self.canvas.shape)}
+        stored |= {name: getattr(self, name).long().tolist() for name in ("canvas", "index", "blocks", "active")}
+        stored |= {name: getattr(self, name).tolist() for name in _COLUMNS} | {"probability": probability}
+        publish_file(path, json.dumps(stored, separators=(",", ":")).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises ValueError, naming the file, where it is missing, damaged or unknown."""
+        try:
+            stored = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise ValueError(f"trace {str(path)!r} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"trace {str(path)!r} is not valid JSON: {error}") from None
+        try:
+            return cls(**_fields(stored))
+        except ValueError as error:
+            raise ValueError(f"trace {str(path)!r}: {error}") from None
+
+
+class Recorder:
+    """Records the states that pass through `watch`.
+
+    Args:
+        canvas: the one that the sampler was given. For `generation_states` it is
+            `torch.nn.functional.pad(prompt, (0, gen_length), value=mask_token_id)`.
+    """
+
+    def __init__(self, canvas: Tensor, mask_token_id: int):
+        self._start = self._canvas = canvas.clone()
+        self._mask_token_id = mask_token_id
+        self._changes: list[tuple[Tensor, ...]] = []  # row, position, token, kind, probability of each step
+        self._steps: list[tuple[int, int, int]] = []  # index, and the window
+        self._active: list[Tensor] = []
+
+    def watch(self, states: Iterator[State]) -> Iterator[State]:
+        """The same states, each recorded before it is passed on."""
+        for state in states:
+            self._record(state)
+            yield state
+
+    def _record(self, state: State) -> None:
+        before, after = self._canvas, state.canvas
+        if before.shape != after.shape:
+            raise ValueError(
+                f"the recorder was given a canvas {tuple(before.shape)} and watches one of {tuple(after.shape)}; "
+                "give it the canvas that the sampler starts from"
+            )
+        row, position = (before != after).nonzero(as_tuple=True)  # sync: how many there are
+        # what was written and is not what the step decided, the loop has filled in after a stop token
+        decided = torch.zeros_like(after, dtype=torch.bool)
+        decision = torch.where(state.visible, state.draft, self._mask_token_id)
+        decided[:, state.block] = state.active[:, None] & (after[:, state.block] == decision)
+        probability = torch.ones_like(after, dtype=torch.float64)
+        probability[:, state.block] = state.probability
+        token, hidden = after[row, position], before[row, position] == self._mask_token_id
+        kind = torch.where(hidden, int(Kind.REVEALED), int(Kind.EDITED))
+        kind = kind.masked_fill(~decided[row, position], int(Kind.FILLED))
+        kind = kind.masked_fill(token == self._mask_token_id, int(Kind.REMASKED))
+        known = torch.where(kind == Kind.REVEALED, probability[row, position], 1.0)
+        self._changes.append((row, position, token, kind, known))
+        self._steps.append((state.index, *state.block.indices(after.shape[1])[:2]))
+        self._active.append(state.active)
+        self._canvas = after
+
+    @property
+    def trace(self) -> Trace:
+        """Of the states that went by so far. This is where the changes come to the CPU."""
+        B = self._start.shape[0]
+        counts = torch.tensor([len(change[0]) for change in self._changes], dtype=torch.long)
+        none = (*[torch.zeros(0, dtype=torch.long)] * 4, torch.zeros(0, dtype=torch.float64))
+        row, position, token, kind, probability = (
+            torch.cat(column).cpu() for column in zip(*(self._changes or [none]), strict=True)
+        )
+        steps = torch.tensor(self._steps, dtype=torch.long).reshape(-1, 3)
+        return Trace(
+            mask_token_id=self._mask_token_id,
+            canvas=self._start.long().cpu(),
+            index=steps[:, 0],
+            blocks=steps[:, 1:],
+            active=torch.stack(self._active).cpu() if self._active else torch.zeros(0, B, dtype=torch.bool),
+            step=torch.arange(len(counts)).repeat_interleave(counts),
+            row=row,
+            position=position,
+            token=token.long(),
+            kind=kind,
+            probability=probability,
+        )
+
+
+class Change(NamedTuple):
+    """What a step did at one position."""
+
+    kind: Kind
+    token: int
+    probability: float
+
+
+class Parting(NamedTuple):
+    """Where a row of two traces parts."""
+
+    row: int
+    step: int  # the first one after which the canvases differ, from 0
+    changes: dict[int, tuple[Change | None, Change | None]]  # by position, what each did; None: nothing
+
+
+def difference(one: Trace, other: Trace) -> list[Parting]:
+    """Where each row of two runs from one canvas first differs; rows that are the same at all steps are left out.
+
+    Only tokens are compared: not how likely they were, nor which steps changed nothing. Raises ValueError where the
+    traces start from different canvases.
+    """
+    if one.mask_token_id != other.mask_token_id or not torch.equal(one.canvas, other.canvas):
+        raise ValueError("the traces start from different canvases; only runs from the same one can be compared")
+    ours, theirs = _by_place(one), _by_place(other)
+    partings: dict[int, Parting] = {}
+    for row, step in sorted(ours.keys() | theirs.keys()):
+        if row in partings:
+            continue
+        a, b = ours.get((row, step), {}), theirs.get((row, step), {})
+        both = {position: (a.get(position), b.get(position)) for position in sorted(a.keys() | b.keys())}
+        differing = {p: (x, y) for p, (x, y) in both.items() if x is None or y is None or x.token != y.token}
+        if differing:
+            partings[row] = Parting(row, step, differing)
+    return list(partings.values())
+
+
+class Autoregressiveness(NamedTuple):
+    """How much a decoding order is that of reading, each (B,) in 0..1; NaN where too few tokens were revealed."""
+
+    local_at_k: Tensor  # reveals, from the (k+1)-th on, that end a run of k+1 consecutive positions, left to right
+    global_at_k: Tensor  # reveals that are among the k leftmost masks of their time
+
+
+def ar_ness(trace: Trace, k: int) -> Autoregressiveness:
+    """Local and global autoregressiveness of each row's decoding order (DiffuCoder, arXiv:2506.20639).
+
+    Tokens of one step count as revealed from left to right. A token that was masked again counts where it was revealed
+    last. A mask that is filled in after a stop token is no reveal, but a mask until then.
+    """
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
+    L = trace.canvas.shape[1]
+    time = _last(trace, Kind.REVEALED)  # (B, L), -1: never
+    revealed = time >= 0
+    n = revealed.sum(dim=1)  # (B,)
+    until = time.masked_fill(~revealed & (trace.canvas == trace.mask_token_id), len(trace.step))  # mask to the end
+    masks_before = torch.zeros_like(time)
+    for position in range(1, L):  # not all pairs at once, which take B L^2 bytes
+        masks_before[:, position] = (until[:, :position] > until[:, position : position + 1]).sum(dim=1)
+    leftmost = (revealed & (masks_before < k)).sum(dim=1)
+
+    order = time.masked_fill(~revealed, len(trace.step)).argsort(dim=1, stable=True)  # (B, L), the first n of each row
+    place = torch.arange(L)
+    continues = order.diff(dim=1, prepend=order[:, :1] - 2) == 1
+    run = place - torch.where(continues, 0, place).cummax(dim=1).values  # positions in a row before this one
+    local = ((run >= k) & (place < n[:, None])).sum(dim=1)
+    return Autoregressiveness(local / (n - k).clamp(min=0), leftmost / n)
+
+
+def tokens_per_forward(trace: Trace, *, eos_token_id: int | None = None, evaluations: int = 1) -> Tensor:
+    """Generated tokens per network evaluation, (B,), as `Generation.tokens_per_forward`; 0 for rows without any.
+
+    Args:
+        eos_token_id: only tokens up to and with the first of these count; None: all that were predicted.
+        evaluations: of the network in a step; 2 with guidance.
+    """
+    generated = (_last(trace, Kind.REVEALED) >= 0) & (_last(trace, Kind.FILLED) < 0)
+    generated &= trace.canvas == trace.mask_token_id
+    if eos_token_id is not None:
+        ended = (generated & (trace.final == eos_token_id)).long()
+        generated &= ended.cumsum(dim=1) - ended == 0
+    return generated.sum(dim=1) / (evaluations * trace.active.sum(dim=0)).clamp(min=1)
+
+
+class Confidence(NamedTuple):
+    """Of a row's revealed tokens, each (B,); NaN where there are none."""
+
+    mean: Tensor
+    variance: Tensor  # of these tokens, not an estimate from them: divided by n
+
+
+def confidence_of_reveals(trace: Trace) -> Confidence:
+    """Mean and variance of the probabilities with which tokens were revealed (arXiv:2606.00997).
+
+    At temperature 1, whatever the temperature of the drafts. Of a token that was masked again the last time counts.
+    To be read beside `ar_ness` (DiffuCoder, arXiv:2506.20639), as the order changes it.
+    """
+    last = _last(trace, Kind.REVEALED)
+    revealed = last >= 0
+    p = torch.zeros(last.shape, dtype=torch.float64).masked_scatter(revealed, trace.probability[last[revealed]])
+    n = revealed.sum(dim=1)
+    mean = p.sum(dim=1) / n
+    squares = ((p - mean[:, None]) ** 2).masked_fill(~revealed, 0.0)
+    return Confidence(mean, squares.sum(dim=1) / n)
+
+
+def _last(trace: Trace, *kinds: Kind) -> Tensor:
+    """Which change of these kinds was the last at each position, (B, L); -1 where there was none.
+
+    Changes are sorted, so within a row these numbers are in the order of steps, and from left to right in a step.
+    """
+    among = torch.isin(trace.kind, torch.tensor(kinds)).nonzero()[:, 0]
+    place = trace.row[among] * trace.canvas.shape[1] + trace.position[among]
+    last = torch.full((trace.canvas.numel(),), -1)
+    return last.scatter_reduce_(0, place, among, "amax").reshape(trace.canvas.shape)
+
+
+def _by_place(trace: Trace) -> dict[tuple[int, int], dict[int, Change]]:
+    """The changes by (row, step), and there by position."""
+    places: dict[tuple[int, int], dict[int, Change]] = {}
+    columns = (trace.row, trace.step, trace.position, trace.kind, trace.token, trace.probability)
+    for row, step, position, kind, token, probability in zip(*(c.tolist() for c in columns), strict=True):
+        places.setdefault((row, step), {})[position] = Change(Kind(kind), token, probability)
+    return places
+
+
+def _fields(stored: Any) -> dict[str, Any]:
+    """The fields of a trace from what its file holds. Raises ValueError with the problem."""
+    if not isinstance(stored, dict):
+        raise ValueError(f"holds a {type(stored).__name__}, not an object")
+    if stored.get("version") != VERSION:  # first of all: another version may have other keys
+        raise ValueError(f"version {stored.get('version')!r} of a trace is unknown; known: {VERSION}")
+    known = {field.name for field in fields(Trace)} | {"shape"}
+    if stored.keys() != known:
+        raise ValueError(f"lacks {sorted(known - stored.keys())} and has unknown {sorted(stored.keys() - known)}")
+    if type(stored["mask_token_id"]) is not int:
+        raise ValueError(f"mask_token_id is {stored['mask_token_id']!r}, not a whole number")
+    B, L = _whole_numbers(stored, "shape", 2).tolist()
+    S = len(stored["index"]) if isinstance(stored["index"], list) else 0
+    sizes = {"canvas": (B, L), "index": (S,), "blocks": (S, 2), "active": (S, B)}
+    sizes |= {name: (len(stored[name]) if isinstance(stored[name], list) else 0,) for name in _COLUMNS}
+    values: dict[str, Any] = {name: _whole_numbers(stored, name, *size) for name, size in sizes.items()}
+    try:
+        values["probability"] = torch.tensor(
+            [math.nan if p is None else p for p in stored["probability"]], dtype=torch.float64
+        )
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError("probability is not a list of numbers") from None
+    if ((values["active"] != 0) & (values["active"] != 1)).any():
+        raise ValueError("active has other values than 0 and 1")
+    return values | {"active": values["active"].bool(), "mask_token_id": stored["mask_token_id"]}
+
+
+def _whole_numbers(stored: dict[str, Any], name: str, *size: int) -> Tensor:
+    """A table of the file as int64. The lists of an empty one say too little about its size, so it is given."""
+    try:
+        values = torch.tensor(stored[name])
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} is not a table of whole numbers") from None
+    if values.numel() and values.dtype != torch.int64:
+        raise ValueError(f"{name} is not a table of whole numbers")
+    if values.numel() != math.prod(size) or (values.numel() and values.shape != size):
+        raise ValueError(f"{name} has size {tuple(values.shape)}, not {size}")
+    return values.long().reshape(size)
