@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
     def full(descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("llada.sampling.trace.os.fsync", full)
+    monkeypatch.setattr("llada.durable.os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         run("blocks")[1].save(tmp_path / "trace.json")
     assert Trace.load(tmp_path / "trace.json") == trace
