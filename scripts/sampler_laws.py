@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from bed import BED  # noqa: E402  # the tests' distribution
+from bed import BED  # noqa: E402  # pyright: ignore[reportMissingImports]  # the tests' distribution
 
 from llada.config import read_yaml  # noqa: E402
 from llada.sampling.generate import SamplerConfig, generate  # noqa: E402
@@ -40,7 +41,7 @@ class Oracle:
 
 def sampler(file: Path, steps: int, background: str) -> SamplerConfig | None:
     """The published sampler on three tokens in so many steps; None where it does not take that number."""
-    values = read_yaml(file) | {"gen_length": 3, "temperature": 1.0, "steps": steps}
+    values: dict[str, Any] = read_yaml(file) | {"gen_length": 3, "temperature": 1.0, "steps": steps}
     values.pop("block_length", None)
     if values.get("order") == "position_calibrated":
         values["background"] = background
@@ -48,8 +49,10 @@ def sampler(file: Path, steps: int, background: str) -> SamplerConfig | None:
         return None  # guidance is meant to leave the distribution
     reveal = values.get("reveal", "top_k")
     if REVEALS[reveal].adaptive:
-        return SamplerConfig(**values | {"steps": None}) if steps == 3 else None
-    return SamplerConfig(**values | {"steps": 3 * steps if reveal == "gibbs" else steps})
+        values["steps"] = None
+        return SamplerConfig(**values) if steps == 3 else None
+    values["steps"] = 3 * steps if reveal == "gibbs" else steps
+    return SamplerConfig(**values)
 
 
 def variation(config: SamplerConfig, draws: int) -> float:

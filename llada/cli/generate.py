@@ -18,7 +18,7 @@ def generate(
     """Generate text: llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32"""
     import torch
 
-    from llada.config import config_folder, load_config
+    from llada.config import load_config
     from llada.data.chat import decode_response, encode_prompt
     from llada.data.tokenizer import encode
     from llada.model.checkpoint import load_pretrained
@@ -30,8 +30,7 @@ def generate(
     if gap is not None and not infilling:
         raise ValueError("--gap has no effect on a prompt without ___; leave it out")
     SamplerConfig = sampling.SamplerConfig
-    SamplerConfig.named(sampler)  # an unknown name lists the known ones
-    settings = load_config(SamplerConfig, config_folder() / "sampling" / f"{sampler}.yaml", set_ or ())
+    settings = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())
     loaded, tokenizer = load_pretrained(model)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")

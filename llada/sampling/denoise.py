@@ -8,7 +8,7 @@ Shapes: B batch, L length, W window, R rows that are not finished.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class State:
     index: int  # of the step, counted through all blocks
     draft: Tensor  # (B, W) tokens proposed; in rows that took no part, the tokens that stand there
     score: Tensor  # (B, W) by which they were ordered; -inf in rows that took no part
-    probability: Tensor  # (B, W) of the drafts at temperature 1; 1 at visible positions and in rows that took no part
+    probability: Tensor  # (B, W) of drafts and edits at temperature 1; 1 where a token stays as it was
     visible: Tensor  # (B, W) bool, revealed after the step
     active: Tensor  # (B,) bool, rows that took part in the step
 
@@ -95,44 +95,56 @@ def denoise(
         block_steps = most if steps is None else steps
         plan = counts(masks, max(block_steps - done, 1))  # (B, steps)
         earlier: tuple[Step, ...] = ()
+        rows = torch.arange(len(canvas), device=canvas.device)  # (R,)
         changed = torch.ones_like(stopped)
+        edits = torch.zeros_like(masks)  # (B,) predictions spent on edits alone
         for step in range(done, block_steps + edit_steps):
             masked = canvas[:, block] == mask_token_id
             goes_on = masked.any(dim=1) if step < block_steps else torch.zeros_like(stopped)
             if every_step and step < block_steps:
                 goes_on = writable[:, block].any(dim=1)
             if edit is not None:
-                goes_on = goes_on | (changed & writable[:, block].any(dim=1) & ~masked.any(dim=1))
+                edits_on = (
+                    ~goes_on & changed & writable[:, block].any(dim=1) & ~masked.any(dim=1) & (edits < edit_steps)
+                )
+                edits = edits + (edits_on & ~stopped)
+                goes_on = goes_on | edits_on
             active = goes_on & ~stopped
-            rows = active.nonzero()[:, 0]  # sync: a finished row or block costs no further prediction
+            before, rows = rows, active.nonzero()[:, 0]  # sync: a finished row or block costs no further prediction
             if len(rows) == 0:
                 break
+            # of the random numbers: `index` would depend on the rows that finished the earlier blocks last
+            moment = (number << 32) + step
             here = canvas[rows]  # (R, L)
             logits = _predict(predict, here, canvas, block, rows)
             logits = logits.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
             present, masked_here = here[:, block], masked[rows]
-            drafted = draft(logits, masked_here, uniforms(block, index, _DRAFT)[rows])
+            if len(rows) < len(before):  # the rows of the earlier steps are those of this one
+                earlier = tuple(one.of_rows(torch.isin(before, rows)) for one in earlier)
+            drafted = draft(logits, masked_here, uniforms(block, moment, _DRAFT)[rows])
             drafted = torch.where(masked_here, drafted, present)
             if edit is not None:
                 drafted = torch.where(masked_here, drafted, edit(logits, present, writable[rows][:, block]))
             given = Step(
                 logits=logits,
                 draft=drafted,
-                score=order(logits, drafted, uniforms(block, index, _ORDER)[rows]),
+                score=order(logits, drafted, uniforms(block, moment, _ORDER)[rows]),
                 masked=masked_here,
                 count=plan[rows, min(step - done, plan.shape[1] - 1)],
                 writable=writable[rows][:, block],
                 held=held[rows][:, block],
-                uniforms=uniforms(block, index, _REVEAL)[rows],
+                uniforms=uniforms(block, moment, _REVEAL)[rows],
                 index=step,
                 steps=block_steps,
                 canvas=here,
                 block=block,
+                rows=rows if len(rows) < len(canvas) else None,
                 earlier=earlier,
             )
             visible = reveal(given)
-            earlier = (*earlier, given)[-lookback:] if lookback else ()
-            probability = given.probability.masked_fill(~masked_here, 1.0)
+            # without its own past, or every step of the block would stay in memory
+            earlier = (*earlier, replace(given, earlier=()))[-lookback:] if lookback else ()
+            probability = given.probability.masked_fill(~masked_here & (drafted == present), 1.0)
             after = torch.where(visible, drafted, mask_token_id)
             changed = torch.zeros_like(stopped).index_put((rows,), (after != present).any(dim=1))
             canvas = _put(canvas, rows, block, after)

@@ -46,7 +46,7 @@ def truncated(logits: Tensor, temperature: float = 1.0, top_k: int | None = None
     keep = torch.ones_like(ranked, dtype=torch.bool)
     if top_k is not None:
         keep[:, top_k:] = False
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # the sum may reach 1 by rounding before the last token
         p = (ranked.double() / temperature).masked_fill(~keep, -torch.inf).softmax(dim=-1)
         keep &= p.cumsum(dim=-1) - p < top_p  # so much before a token: it is still needed
     return torch.empty_like(logits).scatter_(-1, ids, ranked.masked_fill(~keep, -torch.inf))

@@ -4,6 +4,7 @@ Shapes: B batch, P prompt length, L length.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
@@ -63,15 +64,21 @@ class SamplerConfig(Schema):
     forbid_eos: bool = False  # the end-of-sequence token is never drafted
     eos_last: bool = False  # drafts of end of sequence or end of turn are revealed last
     stop_at_eos: bool = False  # a row is finished at its first end-of-sequence token
+    variable_length: bool = False  # a block exists once those before it are done and hold no end of sequence
 
     @classmethod
     def named(cls, name: str, **values: Any) -> Self:
         """A published sampler under its name in the literature, with some fields changed."""
+        return cls(**read_yaml(cls.file_of(name)) | values)
+
+    @staticmethod
+    def file_of(name: str) -> Path:
+        """The YAML file of a published sampler. Raises ConfigError, with all the names, where there is none."""
         folder = config_folder() / "sampling"
         if not (folder / f"{name}.yaml").is_file():
             known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
             raise ConfigError(f"unknown sampler {name!r}; known: {known}")
-        return cls(**read_yaml(folder / f"{name}.yaml") | values)
+        return folder / f"{name}.yaml"
 
     @property
     def blocks(self) -> int:
@@ -122,6 +129,7 @@ class SamplerConfig(Schema):
                     raise ValueError(f"{name} needs {field}")
         for problem in self._without_effect(reveal):
             raise ValueError(problem)
+        self.make_reveal()  # it refuses values that do not fit each other
         if "gen_length" in self.model_fields_set:
             self.check_lengths()
         return self
@@ -131,6 +139,11 @@ class SamplerConfig(Schema):
         given, rule = self.model_fields_set, f"reveal: {self.reveal}"
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             yield "top_k and top_p have no effect at temperature 0, which takes the likeliest token; set temperature"
+        if self.counts == "cosine" and self.steps is None:
+            yield "counts: cosine has no effect without steps: then every step reveals one token"
+        if reveal.probabilities and not ORDERS[self.order].probability:
+            known = ", ".join(name for name, entry in ORDERS.items() if entry.probability)
+            yield f"{rule} compares scores with a probability; those of order: {self.order} are none; known: {known}"
         if self.cfg_scale == 0 and "guidance" in given:
             yield "guidance has no effect with cfg_scale: 0; set cfg_scale"
         if self.guidance_share is not None and self.guidance != "adaptive":
@@ -149,6 +162,8 @@ class SamplerConfig(Schema):
             yield f"early_exit, stop_at_eos and edit_threshold do not go with {rule}, which may mask any token again"
         if self.edit_steps is not None and self.edit_threshold is None:
             yield "edit_steps has no effect without edit_threshold"
+        if self.variable_length and not (self.stop_at_eos and self.block_length):
+            yield "variable_length needs stop_at_eos and block_length: blocks are appended until the end of sequence"
         if self.forbid_eos and self.stop_at_eos:
             yield "stop_at_eos has no effect with forbid_eos: the token would never appear"
 
@@ -258,11 +273,19 @@ def infill(
     steps = None if sampler.steps is None else sampler.steps // max(len(blocks), 1)
     if isinstance(sampler.counts, list):
         steps = len(sampler.counts)
-    if steps is not None and sampler.reveal == "gibbs":
-        hidden = (canvas == model.config.mask_token_id).long()
-        masks = max((int(n) for b in blocks for n in hidden[:, b].sum(dim=1)), default=0)
-        if steps < masks:
-            raise ValueError(f"steps={sampler.steps}: gibbs reveals one token in a step, so {masks} are the fewest")
+    hidden = canvas == model.config.mask_token_id
+    masks = torch.stack([hidden[:, b].sum(dim=1) for b in blocks]) if blocks else hidden.long()  # (blocks, B)
+    if steps is not None and sampler.reveal == "gibbs" and masks.numel() and steps < int(masks.max()):
+        raise ValueError(
+            f"steps={sampler.steps}: gibbs reveals one token in a step, so {int(masks.max())} are the fewest"
+        )
+    rule = REVEALS[sampler.reveal]
+    timed = sampler.early_exit or not (rule.counted or rule.adaptive)
+    if steps is None and timed and bool((masks != masks[:, :1]).any()):
+        raise ValueError(
+            f"reveal: {sampler.reveal} looks at the number of steps, and the rows have different numbers of masks; "
+            "set steps, or fill rows one by one, so that no row depends on its neighbours"
+        )
     attention_mask = _attention_mask(canvas, attention_mask)
     if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
         raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
@@ -314,7 +337,8 @@ def _states(
 def _predictor(model: MaskPredictor, canvas: Tensor, attention_mask: Tensor, sampler: SamplerConfig) -> Predict:
     """The model with the guidance and the suppressed tokens that the configuration names."""
     mask_token_id = model.config.mask_token_id
-    predict: Predict = plain(model, None if attention_mask.all() else attention_mask)
+    shown = None if attention_mask.all() else attention_mask
+    predict: Predict = plain(model, shown, beyond_window=not sampler.variable_length)
     given = canvas != mask_token_id
     if sampler.cfg_scale > 0 and sampler.guidance == "prompt":
         predict = guided(predict, given, mask_token_id, sampler.cfg_scale)

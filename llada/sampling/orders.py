@@ -85,7 +85,8 @@ def position_calibrated(frequencies: Tensor, decay: float = 0.25, cap: float = 1
     def scored(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
         if logits.shape[-1] > len(information):
             raise ValueError(f"frequencies of {len(information)} tokens do not fit a vocabulary of {logits.shape[-1]}")
-        position = torch.arange(draft.shape[1], device=draft.device)
+        # in float32 all positions beyond some 400 would have the same score, 0
+        position = torch.arange(draft.shape[1], device=draft.device, dtype=torch.float64)
         surprise = confidence(logits, draft, uniforms) * information.to(draft.device)[draft]
         return (-decay * position).exp() * surprise.clamp(max=cap)
 
@@ -127,12 +128,13 @@ class OrderEntry(NamedTuple):
     make: Callable[..., Order]
     fields: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    probability: bool = False  # its scores are probabilities
 
 
 ORDERS: dict[str, OrderEntry] = {
-    "confidence": OrderEntry(lambda: confidence),
-    "max_probability": OrderEntry(lambda: max_probability),
-    "margin": OrderEntry(lambda: margin),
+    "confidence": OrderEntry(lambda: confidence, probability=True),
+    "max_probability": OrderEntry(lambda: max_probability, probability=True),
+    "margin": OrderEntry(lambda: margin, probability=True),
     "entropy": OrderEntry(lambda: entropy),
     "random": OrderEntry(lambda: random),
     "left_to_right": OrderEntry(lambda: left_to_right),

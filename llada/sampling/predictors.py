@@ -35,14 +35,20 @@ class RowPredictor(Protocol):
 
 @dataclass(frozen=True)
 class plain:  # noqa: N801  # used like a function
-    """The model as it is; `attention_mask` (B, L) is 0 at padding."""
+    """The model as it is; `attention_mask` (B, L) is 0 at padding.
+
+    Without `beyond_window` the model is not shown what follows the window: later blocks do not exist yet.
+    """
 
     model: MaskPredictor
     attention_mask: Tensor | None = None
+    beyond_window: bool = True
 
     @torch.no_grad()
     def __call__(self, canvas: Tensor, block: slice) -> Tensor:
-        return self.model(canvas, attention_mask=self.attention_mask).logits[:, block]
+        end = canvas.shape[1] if self.beyond_window else block.stop
+        shown = None if self.attention_mask is None else self.attention_mask[:, :end]
+        return self.model(canvas[:, :end], attention_mask=shown).logits[:, block]
 
     def of_rows(self, rows: Tensor) -> Self:
         return self if self.attention_mask is None else replace(self, attention_mask=self.attention_mask[rows])
@@ -87,7 +93,9 @@ class adaptively_guided:  # noqa: N801
     def __call__(self, canvas: Tensor, block: slice) -> Tensor:
         everywhere = self.predict(canvas, slice(0, canvas.shape[1]))
         generated = ~self.given & (canvas != self.mask_token_id)
-        log_p = everywhere.log_softmax(dim=-1).gather(-1, canvas.clamp(max=everywhere.shape[-1] - 1)[..., None])[..., 0]
+        mask = torch.tensor([self.mask_token_id], device=canvas.device)
+        log_p = everywhere.index_fill(-1, mask, -torch.inf).log_softmax(dim=-1)
+        log_p = log_p.gather(-1, canvas.clamp(max=everywhere.shape[-1] - 1)[..., None])[..., 0]
         doubt = log_p.masked_fill(~generated, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
         lowest = doubt < (generated.sum(dim=1, keepdim=True) * self.share).ceil()
         unconditional = self.predict(canvas.masked_fill(generated & lowest, self.mask_token_id), block)

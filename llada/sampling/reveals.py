@@ -7,16 +7,16 @@ optimisers rather than samplers; the README's table has what each misses on a sm
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from llada.sampling.orders import confidence, entropy_of
-from llada.sampling.predictors import Predict
+from llada.sampling.predictors import Predict, RowPredictor
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Step:
     steps: int  # of the block
     canvas: Tensor  # (B, L) before the step
     block: slice  # where the window W lies in it
+    rows: Tensor | None = None  # (B,) which rows of the loop's batch these are; None: all
     earlier: tuple["Step", ...] = ()  # the latest steps of the block, oldest first, as many as were asked for
 
     @cached_property
@@ -46,6 +47,11 @@ class Step:
     def rank(self) -> Tensor:
         """Place of each masked position in the order, from 0; ties go to the leftmost, visible ones come last."""
         return _rank(self.score.masked_fill(~self.masked, -torch.inf), self.masked)
+
+    def of_rows(self, chosen: Tensor) -> Self:
+        """The step as those rows saw it that `chosen`, bool (B,), names."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[chosen] for name, value in values.items() if isinstance(value, Tensor)})
 
     @property
     def left(self) -> Tensor:
@@ -107,7 +113,7 @@ def ancestral_steps(mask_probability: Callable[[float], float]) -> Reveal:
     """`ancestral` with the mask probability p(t) of a noise schedule: reveals with probability (p(t) - p(s)) / p(t)."""
 
     def visible(step: Step) -> Tensor:
-        p, p_next = (mask_probability(1 - j / step.steps) for j in (step.index, step.index + 1))
+        p, p_next = (mask_probability((step.steps - j) / step.steps) for j in (step.index, step.index + 1))
         return ~step.masked | (step.uniforms < (p - p_next) / p)
 
     return visible
@@ -118,6 +124,9 @@ def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> R
 
     Settled: for the last `history` steps the prediction moved by less than `divergence` nats from one to the next, and
     the likeliest token's probability is above `minimum`. The loop must be given a lookback of `history` steps.
+
+    Where fewer than `count` have settled the best others join them; the authors' code reveals the settled ones alone,
+    and may end with tokens still masked.
     """
 
     def visible(step: Step) -> Tensor:
@@ -130,7 +139,9 @@ def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> R
             moved = (after.exp() * (after - before).masked_fill(after == -math.inf, 0.0)).sum(dim=-1)
             settled &= moved < divergence
         settled &= predictions[-1].amax(dim=-1).exp() > minimum
-        return torch.where(settled.any(dim=1, keepdim=True), ~step.masked | settled, usual)
+        others = _rank(step.score.masked_fill(~step.masked | settled, -torch.inf), step.masked & ~settled)
+        missing = step.count[:, None] - settled.sum(dim=1, keepdim=True)
+        return ~step.masked | settled | (others < missing)
 
     return visible
 
@@ -138,11 +149,13 @@ def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> R
 def mask_predict(step: Step) -> Tensor:
     """Reveal everything, then mask the floor(n (N - j) / N) least probable tokens again (arXiv:1904.09324, §3.1).
 
-    j of N steps are done after this one, and n positions are writable. Tokens keep the probability that they had when
-    they were predicted.
+    j of N steps are done after this one, and n positions are writable; before the last step it is one token at least,
+    as in the authors' code. Tokens keep the probability that they had when they were predicted.
     """
     n = step.writable.sum(dim=1, keepdim=True)
     masked_after = n * (step.steps - step.index - 1) // step.steps
+    if step.index + 1 < step.steps:
+        masked_after = torch.maximum(masked_after, n.clamp(max=1))
     probability = torch.where(step.masked, step.probability.double(), step.held)
     return _all_but_lowest(probability, step.writable, masked_after)
 
@@ -155,7 +168,8 @@ def p2(eta: float = 1.0, planner: Predict | None = None, kappa: Callable[[float]
 
     Args:
         eta: 0: never mask again; 1: the two kinds of positions compete on equal terms; above: revise more.
-        planner: predicts the completed draft; None: the model's own logits at visible positions (self-planning).
+        planner: predicts the completed draft; None: the model's own logits at visible positions (self-planning). Its
+            [MASK] counts like any token unless it is `suppressed`.
         kappa: increasing from 0 to 1.
     """
 
@@ -164,7 +178,10 @@ def p2(eta: float = 1.0, planner: Predict | None = None, kappa: Callable[[float]
         if planner is not None:
             completed = step.canvas.clone()
             completed[:, step.block] = step.draft
-            planned = planner(completed, step.block)
+            narrowed = planner
+            if step.rows is not None and isinstance(planner, RowPredictor):
+                narrowed = planner.of_rows(step.rows)
+            planned = narrowed(completed, step.block)
         trusted = planned.log_softmax(dim=-1).gather(-1, step.draft[..., None])[..., 0]
         drafted = step.probability.log()
         score = torch.where(step.masked, drafted, eta * trusted if eta else torch.zeros_like(drafted))
@@ -192,6 +209,12 @@ def remdm(
             visible tokens that favours those revealed with a low probability; "loop": ancestral until `t_on`, then
             sigma = eta at a constant share `alpha_on` of visible tokens until `t_off`, then ancestral to the end.
     """
+    if eta > 1:
+        raise ValueError(
+            f"eta={eta} must be at most 1: it is a probability of masking again, or a share of the largest"
+        )
+    if not 0 < t_off < t_on < 1 or not 0 < alpha_on < 1:
+        raise ValueError(f"t_off={t_off} < t_on={t_on} and alpha_on={alpha_on} must lie between 0 and 1")
 
     def mask_probability(time: float) -> float:
         if variant != "loop":
@@ -201,7 +224,7 @@ def remdm(
         return 1 - alpha_on if time > t_off else time * (1 - alpha_on) / t_off
 
     def visible(step: Step) -> Tensor:
-        t, s = (1 - j / step.steps for j in (step.index, step.index + 1))
+        t, s = ((step.steps - j) / step.steps for j in (step.index, step.index + 1))  # rounded once, t_off is met
         alpha_t, alpha_s = 1 - mask_probability(t), 1 - mask_probability(s)
         largest = 1.0 if alpha_t == 0 else min(1.0, (1 - alpha_s) / alpha_t)
         sigma = {
@@ -245,7 +268,8 @@ def early_exit(reveal: Reveal, gaps: tuple[float, float, float] = (7.5, 5.0, 2.5
     """Reveal all that is left once the model is sure of it (Prophet, arXiv:2508.19982).
 
     That is where the likeliest token's logit exceeds the second's by `gaps` on average over the masked positions, for
-    the first, second and last third of the steps; elsewhere `reveal` decides.
+    the first, second and last third of the steps; elsewhere `reveal` decides. What is revealed is what was drafted:
+    the likeliest tokens, as in the paper, at temperature 0.
     """
 
     def visible(step: Step) -> Tensor:
@@ -288,6 +312,7 @@ class RevealEntry(NamedTuple):
     ordered: bool = True  # looks at the scores of the order
     counted: bool = False  # how many tokens a step reveals comes from `counts`
     adaptive: bool = False  # the number of steps comes from the predictions
+    probabilities: bool = False  # compares the scores of the order with a probability
     remasking: bool = False  # may mask a token again
     every_step: bool = False  # goes on when nothing is masked
     lookback: Callable[..., int] = lambda **fields: 0  # earlier steps it looks at
@@ -295,8 +320,8 @@ class RevealEntry(NamedTuple):
 
 REVEALS: dict[str, RevealEntry] = {
     "top_k": RevealEntry(lambda: top_k, counted=True),
-    "threshold": RevealEntry(threshold, ("threshold",), ("threshold",), adaptive=True),
-    "factor": RevealEntry(factor, ("factor",), ("factor",), adaptive=True),
+    "threshold": RevealEntry(threshold, ("threshold",), ("threshold",), adaptive=True, probabilities=True),
+    "factor": RevealEntry(factor, ("factor",), ("factor",), adaptive=True, probabilities=True),
     "entropy_bound": RevealEntry(entropy_bound, ("entropy_bound",), ("entropy_bound",), adaptive=True),
     "klass": RevealEntry(
         klass,
@@ -315,5 +340,5 @@ REVEALS: dict[str, RevealEntry] = {
         every_step=True,
     ),
     "p2": RevealEntry(p2, ("eta",), ordered=False, remasking=True),
-    "gibbs": RevealEntry(gibbs, ("resample",), remasking=True),
+    "gibbs": RevealEntry(gibbs, ("resample",), ("steps",), remasking=True),
 }

@@ -262,7 +262,7 @@ def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_generate_explains_unknown_samplers_and_too_long_prompts(tuned, monkeypatch, capsys):
-    assert "known: low_confidence" in refusal(
+    assert "known: adaptive_guidance, " in refusal(
         monkeypatch, capsys, "generate", tuned / "model", "x", "--sampler", "best"
     )
     message = refusal(monkeypatch, capsys, "generate", tuned / "model", "long " * 300, "--raw")
