@@ -83,7 +83,9 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
         failure = _write_log(record, journal, accelerator)
         asked, failed = _anywhere(accelerator, stop.received is not None, failure is not None)
         if failed:
-            raise OSError(f"{output.log} cannot be written: {failure or 'see the first process'}; mend it and resume")
+            raise OSError(
+                f"{output.log} cannot be written: {failure or 'see the first process'}; mend it and resume"
+            ) from failure
         stopping = asked and not last
         if stopping or (config.checkpoint_every and (last or log.step % config.checkpoint_every == 0)):
             size = on_main(accelerator, lambda: journal.sync() if journal is not None else 0)
@@ -159,13 +161,13 @@ def _save_result(trained: Trained, tokenizer: PreTrainedTokenizerBase, folder: P
         save_model(trained.average, tokenizer, folder / "ema", accelerator)
 
 
-def _write_log(record: dict[str, Any], journal: Journal | None, accelerator: Accelerator) -> OSError | None:
+def _write_log(record: dict[str, Any], journal: Journal | None, accelerator: Accelerator) -> Exception | None:
     """Tell trackers and journal; what went wrong there, because the other processes have to hear of it."""
     try:
         accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=record["step"])
         if journal is not None:
             journal.append(record)
-    except OSError as error:
+    except Exception as error:  # trackers raise what they like
         return error
     return None
 
