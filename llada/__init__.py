@@ -19,7 +19,7 @@ _PUBLIC = {
     "elbo_loss": "llada.train.objective",
     "fit": "llada.train.loop",
     "evaluate": "llada.train.loop",
-    "SamplerConfig": "llada.sampling.generate",
+    "SamplerConfig": "llada.sampling.config",
     "generate": "llada.sampling.generate",
     "infill": "llada.sampling.generate",
     "denoise": "llada.sampling.denoise",
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not see __getattr__
     from llada.model.configuration import LLaDAConfig as LLaDAConfig
     from llada.model.modeling import LLaDAForMaskedLM as LLaDAForMaskedLM
     from llada.model.modeling import LLaDAModel as LLaDAModel
+    from llada.sampling.config import SamplerConfig as SamplerConfig
     from llada.sampling.denoise import denoise as denoise
-    from llada.sampling.generate import SamplerConfig as SamplerConfig
     from llada.sampling.generate import generate as generate
     from llada.sampling.generate import infill as infill
     from llada.train.loop import evaluate as evaluate

@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from bed import BED  # noqa: E402  # pyright: ignore[reportMissingImports]  # the tests' distribution
 
 from llada.config import read_yaml  # noqa: E402
-from llada.sampling.generate import SamplerConfig, generate  # noqa: E402
+from llada.sampling.config import SamplerConfig  # noqa: E402
+from llada.sampling.generate import generate  # noqa: E402
 from llada.sampling.reveals import REVEALS  # noqa: E402
 
 

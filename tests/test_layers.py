@@ -57,7 +57,7 @@ RULES = {
     "llada.sampling": rule("torch", "llada.sampling"),
     "llada.sampling.trace": rule("torch", "llada.sampling llada.durable"),
     # SamplerConfig is a schema
-    "llada.sampling.generate": rule("torch pydantic", "llada.sampling llada.config"),
+    "llada.sampling.config": rule("pydantic", "llada.sampling llada.config"),
     # the adapter to transformers' own way to call a generator
     "llada.sampling.transformers_style": rule("torch transformers", "llada.sampling"),
     "llada.eval": rule("torch numpy", "llada.eval llada.train.objective llada.sampling llada.model llada.config"),

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.data.chat import decode_response, encode_prompt
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.sampling.generate import SamplerConfig, generate
+from llada.sampling.config import SamplerConfig
+from llada.sampling.generate import generate
 
 Messages = Sequence[Mapping[str, str]]
 

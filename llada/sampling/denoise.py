@@ -15,13 +15,10 @@ from torch import Tensor
 
 from llada.sampling.drafts import Draft, Edit, greedy
 from llada.sampling.orders import Order, confidence
-from llada.sampling.predictors import Predict, RowPredictor
+from llada.sampling.predictors import Predict, RowPredictor, forbid
 from llada.sampling.reveals import Reveal, Step, top_k
 from llada.sampling.schedules import Counts, even_counts
-from llada.sampling.uniforms import RowUniforms
-
-# Independent random numbers for the uses within a step.
-_DRAFT, _ORDER, _REVEAL = range(3)
+from llada.sampling.uniforms import RowUniforms, Stream, moment
 
 
 @dataclass(frozen=True)
@@ -113,27 +110,25 @@ def denoise(
             before, rows = rows, active.nonzero()[:, 0]  # sync: a finished row or block costs no further prediction
             if len(rows) == 0:
                 break
-            # of the random numbers: `index` would depend on the rows that finished the earlier blocks last
-            moment = (number << 32) + step
+            now = moment(number, step)
             here = canvas[rows]  # (R, L)
-            logits = _predict(predict, here, canvas, block, rows)
-            logits = logits.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
+            logits = forbid(_predict(predict, here, canvas, block, rows), [mask_token_id])
             present, masked_here = here[:, block], masked[rows]
             if len(rows) < len(before):  # the rows of the earlier steps are those of this one
                 earlier = tuple(one.of_rows(torch.isin(before, rows)) for one in earlier)
-            drafted = draft(logits, masked_here, uniforms(block, moment, _DRAFT)[rows])
+            drafted = draft(logits, masked_here, uniforms(block, now, Stream.DRAFT)[rows])
             drafted = torch.where(masked_here, drafted, present)
             if edit is not None:
                 drafted = torch.where(masked_here, drafted, edit(logits, present, writable[rows][:, block]))
             given = Step(
                 logits=logits,
                 draft=drafted,
-                score=order(logits, drafted, uniforms(block, moment, _ORDER)[rows]),
+                score=order(logits, drafted, uniforms(block, now, Stream.ORDER)[rows]),
                 masked=masked_here,
                 count=plan[rows, min(step - done, plan.shape[1] - 1)],
                 writable=writable[rows][:, block],
                 held=held[rows][:, block],
-                uniforms=uniforms(block, moment, _REVEAL)[rows],
+                uniforms=uniforms(block, now, Stream.REVEAL)[rows],
                 index=step,
                 steps=block_steps,
                 canvas=here,

@@ -7,12 +7,14 @@ one token per step, every order that does not look at the draft samples a perfec
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from llada.sampling.predictors import forbid
 
 Order = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -101,9 +103,8 @@ def excluding(order: Order, tokens: list[int]) -> Order:
     """
 
     def scored(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
-        ids = torch.tensor(tokens, device=logits.device)
-        score = order(logits.index_fill(-1, ids, -torch.inf), draft, uniforms)
-        return score.masked_fill(torch.isin(draft, ids), -torch.inf)
+        score = order(forbid(logits, tokens), draft, uniforms)
+        return score.masked_fill(torch.isin(draft, torch.tensor(tokens, device=draft.device)), -torch.inf)
 
     return scored
 
@@ -126,7 +127,7 @@ class OrderEntry(NamedTuple):
     """An order of the configuration: what makes it, and which fields it takes."""
 
     make: Callable[..., Order]
-    fields: tuple[str, ...] = ()
+    fields: Mapping[str, str] = {}  # of the configuration, and what `make` calls them
     required: tuple[str, ...] = ()
     probability: bool = False  # its scores are probabilities
 
@@ -139,8 +140,8 @@ ORDERS: dict[str, OrderEntry] = {
     "random": OrderEntry(lambda: random),
     "left_to_right": OrderEntry(lambda: left_to_right),
     "position_calibrated": OrderEntry(
-        lambda background, position_decay=0.25: position_calibrated(read_frequencies(background), position_decay),
-        ("background", "position_decay"),
+        lambda background, **options: position_calibrated(read_frequencies(background), **options),
+        {"background": "background", "position_decay": "decay"},
         ("background",),
     ),
 }

@@ -4,7 +4,7 @@ A model is anything whose call returns `.logits` (B, L, V), unshifted, and whose
 predictor that is a `RowPredictor` can be narrowed to some rows of its batch, so that finished ones cost nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -22,6 +22,11 @@ class MaskPredictor(Protocol):
     def __call__(self, input_ids: Tensor, /, *, attention_mask: Tensor | None = None) -> Any:
         """An object with `.logits` (B, L, V), unshifted."""
         ...
+
+
+def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Logits (..., V) under which some tokens have probability 0."""
+    return logits.index_fill(-1, torch.tensor(tokens, device=logits.device), -torch.inf)
 
 
 @runtime_checkable
@@ -93,8 +98,7 @@ class adaptively_guided:  # noqa: N801
     def __call__(self, canvas: Tensor, block: slice) -> Tensor:
         everywhere = self.predict(canvas, slice(0, canvas.shape[1]))
         generated = ~self.given & (canvas != self.mask_token_id)
-        mask = torch.tensor([self.mask_token_id], device=canvas.device)
-        log_p = everywhere.index_fill(-1, mask, -torch.inf).log_softmax(dim=-1)
+        log_p = forbid(everywhere, [self.mask_token_id]).log_softmax(dim=-1)
         log_p = log_p.gather(-1, canvas.clamp(max=everywhere.shape[-1] - 1)[..., None])[..., 0]
         doubt = log_p.masked_fill(~generated, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
         lowest = doubt < (generated.sum(dim=1, keepdim=True) * self.share).ceil()
@@ -113,8 +117,7 @@ class suppressed:  # noqa: N801
     tokens: list[int]
 
     def __call__(self, canvas: Tensor, block: slice) -> Tensor:
-        logits = self.predict(canvas, block)
-        return logits.index_fill(-1, torch.tensor(self.tokens, device=logits.device), -torch.inf)
+        return forbid(self.predict(canvas, block), self.tokens)
 
     def of_rows(self, rows: Tensor) -> Self:
         return replace(self, predict=_of_rows(self.predict, rows))

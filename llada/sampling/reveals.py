@@ -2,11 +2,12 @@
 
 A rule has the signature `(Step) -> visible (B, W)`; rules with parameters are made by a function. Those that reveal
 several tokens at once ignore how these depend on each other, and those that mask again by looking at tokens are
-optimisers rather than samplers; the README's table has what each misses on a small distribution.
+optimisers rather than samplers; the README's table has what each misses on a small distribution. All rules stand in
+one file, because each is a few lines on the same `Step` and they are read by comparing them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
@@ -46,7 +47,7 @@ class Step:
     @cached_property
     def rank(self) -> Tensor:
         """Place of each masked position in the order, from 0; ties go to the leftmost, visible ones come last."""
-        return _rank(self.score.masked_fill(~self.masked, -torch.inf), self.masked)
+        return rank_by_score(self.score, self.masked)
 
     def of_rows(self, chosen: Tensor) -> Self:
         """The step as those rows saw it that `chosen`, bool (B,), names."""
@@ -139,7 +140,7 @@ def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> R
             moved = (after.exp() * (after - before).masked_fill(after == -math.inf, 0.0)).sum(dim=-1)
             settled &= moved < divergence
         settled &= predictions[-1].amax(dim=-1).exp() > minimum
-        others = _rank(step.score.masked_fill(~step.masked | settled, -torch.inf), step.masked & ~settled)
+        others = rank_by_score(step.score, step.masked & ~settled)
         missing = step.count[:, None] - settled.sum(dim=1, keepdim=True)
         return ~step.masked | settled | (others < missing)
 
@@ -258,7 +259,7 @@ def gibbs(size: int = 1) -> Reveal:
         after = ~step.masked | (step.rank == 0)
         if step.steps - step.index - 1 < size:  # too few left to fill the gaps
             return after
-        chosen = _rank(step.uniforms.masked_fill(~step.writable, -torch.inf), step.writable) < size
+        chosen = rank_by_score(step.uniforms, step.writable) < size
         return torch.where(after.all(dim=1, keepdim=True), ~(chosen & step.writable), after)
 
     return visible
@@ -281,7 +282,7 @@ def early_exit(reveal: Reveal, gaps: tuple[float, float, float] = (7.5, 5.0, 2.5
     return visible
 
 
-def _rank(score: Tensor, among: Tensor) -> Tensor:
+def rank_by_score(score: Tensor, among: Tensor) -> Tensor:
     """Place of each position by descending score, those of `among` first; ties go to the leftmost."""
     finite = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~among, -torch.inf)
     order = finite.argsort(dim=1, descending=True, stable=True)
@@ -299,7 +300,7 @@ def _prefix(step: Step, passes: Tensor) -> Tensor:
 
 def _all_but_lowest(score: Tensor, writable: Tensor, count: Tensor) -> Tensor:
     """Everything but the `count` (B, 1) writable positions of lowest score; of equal ones the leftmost stay."""
-    rank = _rank(score.double(), writable)
+    rank = rank_by_score(score.double(), writable)
     return ~writable | (rank < writable.sum(dim=1, keepdim=True) - count)
 
 
@@ -307,7 +308,7 @@ class RevealEntry(NamedTuple):
     """A reveal rule of the configuration: what makes it, which fields it takes, and what it asks of the loop."""
 
     make: Callable[..., Reveal]
-    fields: tuple[str, ...] = ()
+    fields: Mapping[str, str] = {}  # of the configuration, and what `make` calls them
     required: tuple[str, ...] = ()
     ordered: bool = True  # looks at the scores of the order
     counted: bool = False  # how many tokens a step reveals comes from `counts`
@@ -320,12 +321,12 @@ class RevealEntry(NamedTuple):
 
 REVEALS: dict[str, RevealEntry] = {
     "top_k": RevealEntry(lambda: top_k, counted=True),
-    "threshold": RevealEntry(threshold, ("threshold",), ("threshold",), adaptive=True, probabilities=True),
-    "factor": RevealEntry(factor, ("factor",), ("factor",), adaptive=True, probabilities=True),
-    "entropy_bound": RevealEntry(entropy_bound, ("entropy_bound",), ("entropy_bound",), adaptive=True),
+    "threshold": RevealEntry(threshold, {"threshold": "minimum"}, ("threshold",), adaptive=True, probabilities=True),
+    "factor": RevealEntry(factor, {"factor": "bound"}, ("factor",), adaptive=True, probabilities=True),
+    "entropy_bound": RevealEntry(entropy_bound, {"entropy_bound": "bound"}, ("entropy_bound",), adaptive=True),
     "klass": RevealEntry(
         klass,
-        ("threshold", "kl_threshold", "history"),
+        {"threshold": "minimum", "kl_threshold": "divergence", "history": "history"},
         counted=True,
         lookback=lambda history=2, **_: history,
     ),
@@ -333,12 +334,12 @@ REVEALS: dict[str, RevealEntry] = {
     "mask_predict": RevealEntry(lambda: mask_predict, ordered=False, remasking=True),
     "remdm": RevealEntry(
         remdm,
-        ("remask", "eta", "t_on", "t_off", "alpha_on"),
+        {"remask": "variant", "eta": "eta", "t_on": "t_on", "t_off": "t_off", "alpha_on": "alpha_on"},
         ("remask",),
         ordered=False,
         remasking=True,
         every_step=True,
     ),
-    "p2": RevealEntry(p2, ("eta",), ordered=False, remasking=True),
-    "gibbs": RevealEntry(gibbs, ("resample",), ("steps",), remasking=True),
+    "p2": RevealEntry(p2, {"eta": "eta"}, ordered=False, remasking=True),
+    "gibbs": RevealEntry(gibbs, {"resample": "size"}, ("steps",), remasking=True),
 }

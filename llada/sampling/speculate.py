@@ -18,16 +18,13 @@ from itertools import count as count_up
 import torch
 from torch import Tensor
 
-from llada.sampling.denoise import _ORDER, row_uniforms
+from llada.sampling.denoise import row_uniforms
 from llada.sampling.drafts import inverse_cdf
 from llada.sampling.orders import Order, confidence, max_probability
-from llada.sampling.predictors import Predict, RowPredictor
-from llada.sampling.reveals import _rank
+from llada.sampling.predictors import Predict, RowPredictor, forbid
+from llada.sampling.reveals import rank_by_score
 from llada.sampling.schedules import Counts, even_counts
-from llada.sampling.uniforms import RowUniforms
-
-# Independent random numbers for the uses within a round of sampling; the first three are those of `denoise`.
-_SPECULATIVE_DRAFT, _SPECULATIVE_ORDER, _ACCEPT, _REPLACE = range(3, 7)
+from llada.sampling.uniforms import RowUniforms, Stream, moment
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def exact_speculation(
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         known = torch.zeros(0, dtype=torch.long, device=canvas.device)  # rows whose logits the last round left
         logits = None
-        for moment in count_up(number << 32):  # as in `denoise`: no row's numbers depend on when others finish
+        for now in (moment(number, turn) for turn in count_up()):
             masked = (canvas[:, block] == mask_token_id).any(dim=1)
             unknown = masked.index_fill(0, known, False).nonzero()[:, 0]  # sync
             rows = torch.cat((known, unknown))  # (R,)
@@ -165,14 +162,14 @@ def exact_speculation(
             assert logits is not None  # every row is known or was just predicted
 
             window = canvas[rows][:, block]
-            turns = uniforms(block, moment, _SPECULATIVE_ORDER)  # (B, W)
+            turns = uniforms(block, now, Stream.SPECULATIVE_ORDER)  # (B, W)
             rank = _plan(logits, window, order, turns[rows], mask_token_id)[1]
             at = rank.argsort(dim=1)[:, :depth]  # (R, D) positions
             each = torch.arange(len(rows), device=rows.device)  # (R,)
             place = torch.arange(at.shape[1], device=rows.device)  # (D,)
             drafted = place < (window == mask_token_id).sum(dim=1, keepdim=True)  # (R, D); the others are visible
             q = logits[each[:, None], at]  # (R, D, V)
-            numbers = uniforms(block, moment, _SPECULATIVE_DRAFT)[rows].gather(1, at)
+            numbers = uniforms(block, now, Stream.SPECULATIVE_DRAFT)[rows].gather(1, at)
             token = window.gather(1, at)
             token[drafted] = inverse_cdf(q[drafted], numbers[drafted], temperature)
 
@@ -185,7 +182,7 @@ def exact_speculation(
             verified = drafted[:, 1:]  # (R, D - 1): the first draft was drawn from its own distribution
             before, where = _place(unfinished)[:, :-1][verified], at[:, 1:][verified]  # (M,) of N, of W
             p, q = _softmax(logits[before, where], temperature), _softmax(q[:, 1:][verified], temperature)  # (M, V)
-            numbers = uniforms(block, moment, _ACCEPT)[rows].gather(1, at)[:, 1:]
+            numbers = uniforms(block, now, Stream.ACCEPT)[rows].gather(1, at)[:, 1:]
             accepted, follows = verified.clone(), verified.clone()
             accepted[verified] = accepts(p, q, token[:, 1:][verified], numbers[verified])
             if not keep_order:
@@ -195,7 +192,7 @@ def exact_speculation(
 
             wrong = follows & ~accepted & (place[:-1] == right[:, None])  # (R, D - 1) where rejection ends a chain
             rejects = wrong.any(dim=1)
-            numbers = uniforms(block, moment, _REPLACE)[rows].gather(1, at)[:, 1:]
+            numbers = uniforms(block, now, Stream.REPLACE)[rows].gather(1, at)[:, 1:]
             pair = _place(verified)[wrong]
             last = each, right
             reached = chain[last]
@@ -229,15 +226,15 @@ def _check_depth(depth: int) -> None:
 
 def _predict(predict: Predict, canvas: Tensor, block: slice, rows: Tensor, mask_token_id: int) -> Tensor:
     """Logits (N, W, V) of canvases that belong to these rows of the batch, [MASK] at -inf."""
-    logits = (predict.of_rows(rows) if isinstance(predict, RowPredictor) else predict)(canvas, block)
-    return logits.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), -torch.inf)
+    mine = predict.of_rows(rows) if isinstance(predict, RowPredictor) else predict
+    return forbid(mine(canvas, block), [mask_token_id])
 
 
 def _plan(logits: Tensor, window: Tensor, order: Order, uniforms: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     """The likeliest token at each masked position, the present one elsewhere, and the places in the order, (N, W)."""
     masked = window == mask_token_id
     draft = torch.where(masked, logits.argmax(dim=-1), window)
-    return draft, _rank(order(logits, draft, uniforms).masked_fill(~masked, -torch.inf), masked)
+    return draft, rank_by_score(order(logits, draft, uniforms), masked)
 
 
 def _chain(window: Tensor, draft: Tensor, rank: Tensor, totals: Tensor) -> Tensor:
@@ -262,7 +259,7 @@ def _at_steps(uniforms: RowUniforms, block: slice, rows: Tensor, number: int, st
     """The order's numbers, float64 (N, W), for rows (N,) at different steps (N,) of a block of `denoise`."""
     numbers = torch.zeros(len(rows), block.stop - block.start, dtype=torch.float64, device=rows.device)
     for step in steps.unique().tolist():  # sync; rows drift apart by few steps
-        numbers[steps == step] = uniforms(block, (number << 32) + step, _ORDER)[rows[steps == step]]
+        numbers[steps == step] = uniforms(block, moment(number, step), Stream.ORDER)[rows[steps == step]]
     return numbers
 
 

@@ -10,8 +10,9 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.generic import ModelOutput
 
+from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
-from llada.sampling.generate import SamplerConfig, collect, generation_states
+from llada.sampling.generate import collect, generation_states
 
 # Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
 _NOT_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}

@@ -7,9 +7,27 @@ Shapes: B batch, L length, W window.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Uses of random numbers within a step, each with numbers of its own. These values must never change."""
+
+    DRAFT = 0
+    ORDER = 1
+    REVEAL = 2
+    SPECULATIVE_DRAFT = 3
+    SPECULATIVE_ORDER = 4
+    ACCEPT = 5
+    REPLACE = 6
+
+
+def moment(block: int, step: int) -> int:
+    """The counter of a step: its number in its block, so that no row depends on when others finished earlier blocks."""
+    return (block << 32) + step
 
 
 @dataclass(frozen=True)
