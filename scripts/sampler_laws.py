@@ -46,10 +46,10 @@ def sampler(file: Path, steps: int, background: str) -> SamplerConfig | None:
     values.pop("block_length", None)
     if values.get("order") == "position_calibrated":
         values["background"] = background
-    if values.get("cfg_scale"):
-        return None  # guidance is meant to leave the distribution
+    if any(values.get(field) for field in ("cfg_scale", "longest", "forbid_eos", "eos_last", "stop_at_eos")):
+        return None  # guidance and what is done about the end of sequence are meant to leave the distribution
     reveal = values.get("reveal", "top_k")
-    if REVEALS[reveal].adaptive:
+    if REVEALS[reveal].adaptive or "speculation" in values:
         values["steps"] = None
         return SamplerConfig(**values) if steps == 3 else None
     values["steps"] = 3 * steps if reveal == "gibbs" else steps

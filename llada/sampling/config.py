@@ -15,6 +15,7 @@ from llada.sampling.schedules import COUNTS, Counts, given_counts
 Whole = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+GROWTH = ("insert_below", "grow_until", "insert_until")
 
 
 class SamplerConfig(Schema):
@@ -52,6 +53,11 @@ class SamplerConfig(Schema):
     edit_threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # replace revealed tokens that another one beats
     edit_steps: Annotated[int, Field(ge=0)] | None = None  # predictions for edits alone, per block; None: 16
     early_exit: bool = False  # reveal all that is left once the model is sure of it (Prophet)
+    speculation: Annotated[int, Field(ge=2)] | None = None  # steps tried in one call: the same outcome in fewer calls
+    longest: Whole | None = None  # the answer finds its length (DAEDAL), from gen_length to so many tokens; None: fixed
+    insert_below: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: a mask less sure becomes 8; None: 0.1
+    grow_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: enough confidence in the end; None: 0.5
+    insert_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: as much as ends insertion; None: 0.9
     suppress_tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)  # never drafted
     forbid_eos: bool = False  # the end-of-sequence token is never drafted
     eos_last: bool = False  # drafts of end of sequence or end of turn are revealed last
@@ -85,6 +91,13 @@ class SamplerConfig(Schema):
 
     def check_lengths(self) -> None:
         """Raise ConfigError where length, blocks and steps do not fit. Infilling has no gen_length and asks nothing."""
+        if self.longest is not None:
+            if self.gen_length > self.longest:
+                raise ConfigError(
+                    f"gen_length={self.gen_length} exceeds longest={self.longest}: an answer begins with gen_length "
+                    "tokens and only grows; set a smaller gen_length or a larger longest"
+                )
+            return  # its last block is what is left
         block = self.block_length or self.gen_length
         if block > self.gen_length or self.gen_length % block:
             raise ConfigError(f"gen_length={self.gen_length} cannot be cut into blocks of block_length={block} tokens")
@@ -119,8 +132,9 @@ class SamplerConfig(Schema):
             for field in entry.required:
                 if getattr(self, field) is None:
                     raise ValueError(f"{name} needs {field}")
-        for problem in self._without_effect(reveal):
-            raise ValueError(problem)
+        for problems in (self._without_effect(reveal), self._against_speculation(), self._against_growth()):
+            for problem in problems:
+                raise ValueError(problem)
         self.make_reveal()  # it refuses values that do not fit each other
         if "gen_length" in self.model_fields_set:
             self.check_lengths()
@@ -159,6 +173,41 @@ class SamplerConfig(Schema):
         if self.forbid_eos and self.stop_at_eos:
             yield "stop_at_eos has no effect with forbid_eos: the token would never appear"
 
+    def _against_speculation(self) -> Iterator[str]:
+        """Messages for options under which speculation would not have the outcome of one step after another."""
+        if self.speculation is None:
+            return
+        if self.reveal != "top_k":
+            yield f"speculation needs reveal: top_k, under which one prediction tells the next steps; not {self.reveal}"
+        if self.early_exit or self.edit_threshold is not None:
+            yield "early_exit and edit_threshold do not go with speculation, which cannot tell when they act; remove it"
+        if self.temperature == 0:
+            return
+        if self.top_k is not None or self.top_p is not None:
+            yield "top_k and top_p do not go with speculation above temperature 0, which draws from all tokens"
+        if self.steps is not None or "counts" in self.model_fields_set:
+            yield "steps and counts have no effect on speculation above temperature 0, which draws token after token"
+        looking = [f"order: {self.order}"] * ORDERS[self.order].drawn + ["eos_last"] * self.eos_last
+        if looking:
+            known = ", ".join(name for name, entry in ORDERS.items() if not entry.drawn)
+            yield (
+                f"{' and '.join(looking)} would have to look at drawn tokens, which speculation above temperature 0 "
+                f"verifies afterwards; leave out eos_last, and take an order that does not: {known}"
+            )
+
+    def _against_growth(self) -> Iterator[str]:
+        """Messages for options that have no meaning where the length of an answer changes, or only there."""
+        if self.longest is None:
+            if given := [field for field in GROWTH if getattr(self, field) is not None]:
+                yield f"{given[0]} has no effect without longest, the most tokens that an answer may grow to; set it"
+            return
+        if self.reveal != "threshold":
+            yield f"longest needs reveal: threshold, as in DAEDAL; not {self.reveal}"
+        if self.forbid_eos or self.eos_last or self.stop_at_eos:
+            yield "forbid_eos, eos_last and stop_at_eos do not go with longest: the length is where EOS is expected"
+        if self.early_exit or self.edit_threshold is not None:
+            yield "early_exit and edit_threshold do not go with longest, whose steps change the length; remove it"
+
     def make_draft(self) -> Draft:
         """The draft that the fields describe."""
         return draft_at(self.temperature, top_k=self.top_k, top_p=self.top_p)
@@ -181,6 +230,12 @@ class SamplerConfig(Schema):
     def make_edit(self) -> Edit | None:
         """What replaces revealed tokens; None: nothing."""
         return None if self.edit_threshold is None else replacing(self.edit_threshold)
+
+    def growth(self) -> dict[str, Any]:
+        """What the fields say to `daedal`."""
+        named = {"gen_length": "initial", "longest": "longest", "threshold": "reveal_from"}
+        given = self._arguments(named | {field: field for field in GROWTH})
+        return given | {"block_length": self.block_length or self.longest}
 
     @property
     def lookback(self) -> int:

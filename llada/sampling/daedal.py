@@ -11,10 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llada.sampling.denoise import denoise
-from llada.sampling.orders import max_probability
+from llada.sampling.denoise import denoise, row_uniforms
+from llada.sampling.drafts import Draft, greedy
+from llada.sampling.orders import Order, max_probability
 from llada.sampling.predictors import Predict
 from llada.sampling.reveals import threshold
+from llada.sampling.uniforms import RowUniforms
 
 
 class Grown(NamedTuple):
@@ -36,23 +38,28 @@ def daedal(
     block_length: int = 32,
     reveal_from: float = 0.9,
     insert_below: float = 0.1,
-    enough: float = 0.5,
-    complete: float = 0.9,
+    grow_until: float = 0.5,
+    insert_until: float = 0.9,
+    draft: Draft = greedy,
+    order: Order = max_probability,
+    uniforms: RowUniforms | None = None,
 ) -> Grown:
-    """Answer one prompt, greedily.
+    """Answer one prompt.
 
     Args:
         predict: (canvas (1, L), window) → logits (1, W, V), for canvases of any length.
         prompt: (P,) tokens.
         initial, longest: tokens of the answer at first and at most; it is never longer than `longest`.
         block_length: tokens decoded together.
-        reveal_from: tokens of at least this probability are revealed, and the best one in any case; above 1: one
-            token in every step.
+        reveal_from: tokens of at least this score are revealed, and the best one in any case; above 1: one token in
+            every step.
 
     Other args:
-        insert_below: a mask whose likeliest token has less than this probability may become 8; 0: never.
-        enough, complete: confidence in the end (`end_confidence`) from which the first stage stops to append 8 masks
-            at a time, and from which the second one no longer inserts. The first stage closes with 16 more.
+        insert_below: a mask whose draft has less than this score may become 8; 0: never.
+        grow_until, insert_until: confidence in the end (`end_confidence`) from which the first stage stops to append 8
+            masks at a time, and from which the second one no longer inserts. The first stage closes with 16 more.
+        draft, order: see `llada.sampling.drafts` and `.orders`; the scores of the order must be probabilities.
+        uniforms: the source of randomness for P + longest columns; None: seed 0, row 0.
 
     Raises ValueError where `longest` < `initial` or the prompt holds [MASK].
     """
@@ -61,6 +68,8 @@ def daedal(
     if prompt.dim() != 1 or (prompt == mask_token_id).any():
         raise ValueError("prompt must be the tokens (P,) of a single prompt, without [MASK]")
     P, passes, inserted = len(prompt), 0, 0
+    if uniforms is None:
+        uniforms = row_uniforms(0, torch.ones(1, P + longest, device=prompt.device))
     seen: list[Tensor] = []
 
     def watched(canvas: Tensor, window: slice) -> Tensor:
@@ -74,7 +83,7 @@ def daedal(
     canvas = torch.cat((prompt, masks(initial)))
     while len(canvas) - P < longest:
         passes += 1
-        if end_confidence(predict(canvas[None], slice(P, len(canvas)))[0], eos_token_id) >= enough:
+        if end_confidence(predict(canvas[None], slice(P, len(canvas)))[0], eos_token_id) >= grow_until:
             break
         canvas = torch.cat((canvas, masks(min(8, longest - (len(canvas) - P)))))
     canvas = torch.cat((canvas, masks(min(16, longest - (len(canvas) - P)))))
@@ -83,13 +92,23 @@ def daedal(
     while start < len(canvas):
         block = slice(start, min(start + block_length, len(canvas)))
         while (canvas[block] == mask_token_id).any():
-            steps = denoise(watched, canvas[None], mask_token_id, blocks=[block], order=max_probability,
-                            reveal=threshold(reveal_from))  # fmt: skip
-            state = next(steps)
+            one_step = denoise(
+                watched,
+                canvas[None],
+                mask_token_id,
+                blocks=[block],
+                steps=passes + 1,
+                first_step=passes,  # so that every step has random numbers of its own
+                draft=draft,
+                order=order,
+                reveal=threshold(reveal_from),
+                uniforms=uniforms,
+            )
+            state = next(one_step)
             passes += 1
             canvas = state.canvas[0]
             room = min(7, longest - (len(canvas) - P))
-            unsure = end_confidence(seen[0][0], eos_token_id) < complete
+            unsure = end_confidence(seen[0][0], eos_token_id) < insert_until
             place = _most_doubtful(state.score[0], canvas[block] == mask_token_id, insert_below) if unsure else None
             if room > 0 and place is not None:
                 at = block.start + place

@@ -130,10 +130,11 @@ class OrderEntry(NamedTuple):
     fields: Mapping[str, str] = {}  # of the configuration, and what `make` calls them
     required: tuple[str, ...] = ()
     probability: bool = False  # its scores are probabilities
+    drawn: bool = False  # looks at the token that was drawn
 
 
 ORDERS: dict[str, OrderEntry] = {
-    "confidence": OrderEntry(lambda: confidence, probability=True),
+    "confidence": OrderEntry(lambda: confidence, probability=True, drawn=True),
     "max_probability": OrderEntry(lambda: max_probability, probability=True),
     "margin": OrderEntry(lambda: margin, probability=True),
     "entropy": OrderEntry(lambda: entropy),
@@ -143,5 +144,6 @@ ORDERS: dict[str, OrderEntry] = {
         lambda background, **options: position_calibrated(read_frequencies(background), **options),
         {"background": "background", "position_decay": "decay"},
         ("background",),
+        drawn=True,
     ),
 }

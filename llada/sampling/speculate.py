@@ -12,30 +12,20 @@ M drafts that are verified.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count as count_up
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.sampling.denoise import row_uniforms
+from llada.sampling.chains import Round, chains, places, predict_chains
+from llada.sampling.denoise import _fill_after_stop, row_uniforms
 from llada.sampling.drafts import inverse_cdf
 from llada.sampling.orders import Order, confidence, max_probability
-from llada.sampling.predictors import Predict, RowPredictor, forbid
+from llada.sampling.predictors import Predict
 from llada.sampling.reveals import rank_by_score
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
-
-
-@dataclass(frozen=True)
-class Round:
-    """The canvas after one round, and what it took to come here."""
-
-    canvas: Tensor  # (B, L) tokens, [MASK] where nothing is revealed yet; a new tensor in every round
-    block: slice  # the window W of the canvas that the round looked at
-    accepted: Tensor  # (B,) tokens revealed in this round; 0 in rows that took no part
-    predictions: int  # calls of the predictor since the start, one after another
-    forwards: int  # canvases that were predicted in them
 
 
 def greedy_speculation(
@@ -48,59 +38,59 @@ def greedy_speculation(
     steps: int | None = None,
     order: Order = confidence,
     counts: Counts = even_counts,
+    stop_token_id: int | None = None,
     uniforms: RowUniforms | None = None,
 ) -> Iterator[Round]:
     """Fill the canvas exactly as `denoise` does with greedy drafts and `top_k`, in at most as many calls.
 
-    FreeDave (arXiv:2510.00294). Yields one `Round` per prediction of the chains; each row advances at its own pace, by
-    1 to `depth` steps a round, and a block ends with its slowest row.
+    FreeDave (arXiv:2510.00294). Yields one `Round` per call. Each row advances at its own pace, by 1 step in the first
+    call of a block and by 1 to `depth` steps in the others; a block ends with its slowest row.
 
     Args:
         predict: (canvas (N, L), block) → logits (N, W, V), for any N: a chain has up to `depth` canvases for each row.
             One that knows its batch must be a `RowPredictor`.
         depth: of the chain, at least 1; 1 gains nothing.
-        canvas, mask_token_id, blocks, steps, order, counts, uniforms: as for `llada.sampling.denoise.denoise`.
+        canvas, mask_token_id, blocks, steps, order, counts, stop_token_id, uniforms: as for
+            `llada.sampling.denoise.denoise`.
     """
     _check_depth(depth)
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
-    predictions = forwards = 0
+    writable = canvas == mask_token_id
+    stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+    index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         masks = (canvas[:, block] == mask_token_id).sum(dim=1)
         most = int(masks.max()) if len(masks) else 0  # sync, once per block
         block_steps = most if steps is None else steps
         plan = counts(masks, max(block_steps, 1))  # (B, steps)
         done = torch.zeros_like(masks)  # (B,) steps of each row in this block
-        rows = ((masks > 0) & (block_steps > 0)).nonzero()[:, 0]  # (R,)
-        if len(rows) == 0:
-            continue
-        window = canvas[rows][:, block]
-        logits = _predict(predict, canvas[rows], block, rows, mask_token_id)
-        numbers = _at_steps(uniforms, block, rows, number, done[rows])
-        draft, rank = _plan(logits, window, order, numbers, mask_token_id)  # (R, W), what each row goes on with
-        predictions, forwards = predictions + 1, forwards + len(rows)
+        rows = ((masks > 0) & (block_steps > 0) & ~stopped).nonzero()[:, 0]  # (R,)
+        chain = canvas[rows][:, None, block]  # (R, D, W), at first the present canvas alone
         while len(rows):
-            step = done[rows, None] + torch.arange(depth + 1, device=rows.device)  # (R, D + 1)
-            count = plan[rows].gather(1, step.clamp(max=plan.shape[1] - 1))  # too long a chain does no harm
-            chain = _chain(window, draft, rank, count[:, :-1].cumsum(dim=1))  # (R, D, W)
-            unfinished = (chain == mask_token_id).any(dim=-1) & (step[:, 1:] < block_steps)  # (R, D)
-            ahead, of = _stack(canvas[rows], block, chain, unfinished, rows)
-            logits = _predict(predict, ahead, block, of, mask_token_id) if len(of) else logits[:0]
-            predictions, forwards = predictions + (len(of) > 0), forwards + len(of)
-            present = ahead[:, block]
-            numbers = _at_steps(uniforms, block, of, number, step[:, 1:][unfinished])
-            draft, rank = _plan(logits, present, order, numbers, mask_token_id)  # (N, W), the true ones
-            truth = torch.where(rank < count[:, 1:][unfinished][:, None], draft, present)
-            agrees = unfinished.clone()
-            agrees[unfinished] = (truth == chain.roll(-1, dims=1)[unfinished]).all(dim=-1)
-            further = agrees[:, :-1].long().cumprod(dim=1).sum(dim=1)  # (R,), after the first step, which is true
-            last = torch.arange(len(rows), device=rows.device), further
-            after = canvas.clone()
-            after[rows, block] = chain[last]
-            yield _round(canvas, after, block, mask_token_id, predictions, forwards)
-            canvas, done = after, done.index_add(0, rows, further + 1)
-            goes_on = unfinished[last]
-            kept = _place(unfinished)[last][goes_on]
-            rows, window, draft, rank = rows[goes_on], present[kept], draft[kept], rank[kept]
+            step = done[rows, None] + torch.arange(chain.shape[1], device=rows.device)  # (R, D)
+            call = predict_chains(predict, canvas, block, rows, chain, step < block_steps, mask_token_id)
+            numbers = _at_steps(uniforms, block, rows[call.row], number, step[call.chosen])
+            draft, score, rank = _plan(call.logits, call.window, order, numbers, mask_token_id)  # (N, W)
+            count = _planned(plan[rows], step)[call.chosen]  # (N,)
+            truth = torch.where(rank < count[:, None], draft, call.window)  # (N, W) what a step makes of each
+            agrees = torch.zeros_like(call.chosen)
+            agrees[call.chosen] = (truth == chain.roll(-1, dims=1)[call.chosen]).all(dim=-1)
+            right = (agrees[:, :-1] & call.chosen[:, 1:]).long().cumprod(dim=1).sum(dim=1)  # (R,) guesses that are true
+            last = call.place.gather(1, right[:, None])[:, 0]  # (R,) of N
+            by = call.settling(right)
+            visible = truth[last] != mask_token_id
+
+            done = done.index_add(0, rows, right + 1)
+            after = call.after(truth[last])
+            if stop_token_id is not None:
+                after, stopped = _fill_after_stop(after, writable, mask_token_id, stop_token_id)
+            yield call.round(next(index), after, by, draft[last], visible, score.gather(0, by))
+            canvas = after
+
+            goes_on = ~visible.all(dim=1) & (done[rows] < block_steps) & ~stopped[rows]
+            rows, last = rows[goes_on], last[goes_on]
+            step = done[rows, None] - 1 + torch.arange(depth, device=rows.device)  # too long a chain does no harm
+            chain = chains(call.window[last], draft[last], rank[last], _planned(plan[rows], step).cumsum(dim=1))
 
 
 def exact_speculation(
@@ -113,27 +103,32 @@ def exact_speculation(
     blocks: Sequence[slice] | None = None,
     order: Order = max_probability,
     keep_order: bool = True,
+    stop_token_id: int | None = None,
     uniforms: RowUniforms | None = None,
 ) -> Iterator[Round]:
     """Draw the masked tokens one after another, each given those before it, in fewer calls (arXiv:2211.17192, alg. 1).
 
-    A round drafts tokens for the first `depth` masked positions of the order, independently, from one prediction q. A
+    A turn drafts tokens for the first `depth` masked positions of the order, independently, from one prediction q. A
     call for the canvases with the first, the first two, ... of them gives the distribution p that the next one should
     have been drawn from. Drafts are accepted with probability min(1, p / q) until one is not; that one is drawn anew
-    from (p - q)+, and the round ends. Where all are accepted, the call was the next round's prediction, too.
+    from (p - q)+, and the turn ends. Where all are accepted, the call was the next turn's prediction, too.
+
+    Yields one `Round` per call: the drafts that it has accepted, or the one drawn anew; and if it is the prediction of
+    a turn, the turn's first draft, which is always right.
 
     Args:
         predict: (canvas (N, L), block) → logits (N, W, V), for any N: a chain has up to `depth` canvases for each row.
             One that knows its batch must be a `RowPredictor`.
         canvas: (B, L) tokens; what is not [MASK] at the start stays as it is.
-        depth: drafts in a round, at least 1; from 2 on a round that keeps its order reveals at least 2 tokens, if left.
+        depth: drafts in a turn, at least 1; a call settles up to so many tokens.
         temperature: of the tokens, above 0; the order sees the logits at temperature 1.
 
     Other args:
         blocks: windows, completed one after another; None: everything at once.
-        order: ranks the positions at the start of a round. It is shown the likeliest tokens in place of the drafts, so
+        order: ranks the positions at the start of a turn. It is shown the likeliest tokens in place of the drafts, so
             it cannot depend on what is drawn.
-        keep_order: False: a round also ends, at no cost, where the order would by now go to another position.
+        keep_order: False: a turn also ends, at no cost, where the order would by now go to another position.
+        stop_token_id: as for `llada.sampling.denoise.denoise`.
         uniforms: the source of randomness; None: seed 0, row and column numbers.
 
     Every token has exactly the distribution that the predictor gives it when all before it are visible. The law is that
@@ -145,64 +140,65 @@ def exact_speculation(
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0; greedy_speculation is the limit of 0")
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
-    predictions = forwards = 0
+    writable = canvas == mask_token_id
+    stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+    index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
-        known = torch.zeros(0, dtype=torch.long, device=canvas.device)  # rows whose logits the last round left
-        logits = None
-        for now in (moment(number, turn) for turn in count_up()):
-            masked = (canvas[:, block] == mask_token_id).any(dim=1)
-            unknown = masked.index_fill(0, known, False).nonzero()[:, 0]  # sync
-            rows = torch.cat((known, unknown))  # (R,)
-            if len(rows) == 0:
-                break
-            if len(unknown):
-                fresh = _predict(predict, canvas[unknown], block, unknown, mask_token_id)
-                logits = fresh if logits is None else torch.cat((logits, fresh))
-                predictions, forwards = predictions + 1, forwards + len(unknown)
-            assert logits is not None  # every row is known or was just predicted
+        rows = ((canvas[:, block] == mask_token_id).any(dim=1) & ~stopped).nonzero()[:, 0]  # (R,)
+        turn = _no_drafts(canvas[rows][:, block])
+        calls = count_up()  # a row takes part in all of a block until it is finished, so their number is its own
+        while len(rows):
+            now = moment(number, next(calls))
+            call = predict_chains(predict, canvas, block, rows, turn.chain, turn.drafted, mask_token_id)
+            each = torch.arange(len(rows), device=rows.device)
 
-            window = canvas[rows][:, block]
-            turns = uniforms(block, now, Stream.SPECULATIVE_ORDER)  # (B, W)
-            rank = _plan(logits, window, order, turns[rows], mask_token_id)[1]
-            at = rank.argsort(dim=1)[:, :depth]  # (R, D) positions
-            each = torch.arange(len(rows), device=rows.device)  # (R,)
-            place = torch.arange(at.shape[1], device=rows.device)  # (D,)
-            drafted = place < (window == mask_token_id).sum(dim=1, keepdim=True)  # (R, D); the others are visible
-            q = logits[each[:, None], at]  # (R, D, V)
-            numbers = uniforms(block, now, Stream.SPECULATIVE_DRAFT)[rows].gather(1, at)
-            token = window.gather(1, at)
-            token[drafted] = inverse_cdf(q[drafted], numbers[drafted], temperature)
-
-            chain = _chain(window, window.scatter(1, at, token), rank, place[None] + 1)  # (R, D, W)
-            unfinished = (chain == mask_token_id).any(dim=-1)  # (R, D)
-            ahead, of = _stack(canvas[rows], block, chain, unfinished, rows)
-            logits = _predict(predict, ahead, block, of, mask_token_id) if len(of) else logits[:0]  # (N, W, V)
-            predictions, forwards = predictions + (len(of) > 0), forwards + len(of)
-
-            verified = drafted[:, 1:]  # (R, D - 1): the first draft was drawn from its own distribution
-            before, where = _place(unfinished)[:, :-1][verified], at[:, 1:][verified]  # (M,) of N, of W
-            p, q = _softmax(logits[before, where], temperature), _softmax(q[:, 1:][verified], temperature)  # (M, V)
-            numbers = uniforms(block, now, Stream.ACCEPT)[rows].gather(1, at)[:, 1:]
-            accepted, follows = verified.clone(), verified.clone()
-            accepted[verified] = accepts(p, q, token[:, 1:][verified], numbers[verified])
+            # which drafts stay; the first one of a turn does, as it was drawn from its own distribution
+            drafted, at, q = turn.drafted[:, 1:], turn.at[:, 1:], turn.q[:, 1:]  # (R, D - 1)
+            here, where = call.place[:, :-1][drafted], at[drafted]  # (M,) of N, of W
+            p, q = _softmax(call.logits[here, where], temperature), _softmax(q[drafted], temperature)  # (M, V)
+            token = turn.chain[:, -1].gather(1, at)[drafted]
+            numbers = uniforms(block, now, Stream.ACCEPT)[rows].gather(1, at)[drafted]
+            accepted, follows = drafted.clone(), drafted.clone()
+            accepted[drafted] = accepts(p, q, token, numbers)
             if not keep_order:
-                again = _plan(logits, ahead[:, block], order, turns[of], mask_token_id)[1]
-                follows[verified] = again[before, where] == 0
-            right = (accepted & follows).long().cumprod(dim=1).sum(dim=1)  # (R,) drafts that stay after the first
+                again = _plan(call.logits, call.window, order, turn.numbers[call.row], mask_token_id)[2]
+                follows[drafted] = again[here, where] == 0
+            right = (accepted & follows).long().cumprod(dim=1).sum(dim=1)  # (R,)
 
-            wrong = follows & ~accepted & (place[:-1] == right[:, None])  # (R, D - 1) where rejection ends a chain
+            # the first one that was rejected is replaced
+            wrong = follows & ~accepted & (torch.arange(at.shape[1], device=rows.device) == right[:, None])
             rejects = wrong.any(dim=1)
-            numbers = uniforms(block, now, Stream.REPLACE)[rows].gather(1, at)[:, 1:]
-            pair = _place(verified)[wrong]
-            last = each, right
-            reached = chain[last]
-            reached[rejects, at[:, 1:][wrong]] = replacement(p[pair], q[pair], numbers[wrong])
-            after = canvas.clone()
-            after[rows, block] = reached
-            yield _round(canvas, after, block, mask_token_id, predictions, forwards)
+            pair = places(drafted)[wrong]
+            numbers = uniforms(block, now, Stream.REPLACE)[rows].gather(1, at)[wrong]
+            reached = turn.chain[each, right]  # (R, W)
+            reached[rejects, at[wrong]] = replacement(p[pair], q[pair], numbers)
+
+            # where the canvas that was reached has been predicted, another turn begins
+            predicted = call.chosen[each, right] & ~rejects
+            logits = call.logits[call.place[each, right]]  # (R, W, V)
+            numbers = uniforms(block, now, Stream.SPECULATIVE_ORDER)[rows]
+            likeliest, score, rank = _plan(logits, reached, order, numbers, mask_token_id)
+            at = rank.argsort(dim=1)[:, :depth]  # (R, D)
+            drafted = (reached == mask_token_id).gather(1, at) & predicted[:, None]
+            q, token = logits[each[:, None], at], likeliest.gather(1, at)
+            drawn = uniforms(block, now, Stream.SPECULATIVE_DRAFT)[rows].gather(1, at)
+            token[drafted] = inverse_cdf(q[drafted], drawn[drafted], temperature)
+            draft = likeliest.scatter(1, at, token)
+            chain = chains(reached, draft, rank, drafted.cumsum(dim=1))
+
+            kept = (turn.chain[:, 0] == mask_token_id) & (reached != mask_token_id)  # by the order of the turn before
+            visible = chain[:, 0] != mask_token_id
+            after = call.after(chain[:, 0])
+            if stop_token_id is not None:
+                after, stopped = _fill_after_stop(after, writable, mask_token_id, stop_token_id)
+            yield call.round(
+                next(index), after, call.settling(right), draft, visible, torch.where(kept, turn.score, score)
+            )
             canvas = after
-            goes_on = unfinished[last] & ~rejects
-            known, logits = rows[goes_on], logits[_place(unfinished)[last][goes_on]]
+
+            goes_on = ~visible.all(dim=1) & ~stopped[rows]
+            rows = rows[goes_on]
+            turn = _Turn(*(part[goes_on] for part in (chain, drafted, at, q, score, numbers)))
 
 
 def accepts(p: Tensor, q: Tensor, token: Tensor, uniforms: Tensor) -> Tensor:
@@ -219,40 +215,36 @@ def replacement(p: Tensor, q: Tensor, uniforms: Tensor) -> Tensor:
     return inverse_cdf(weight.log(), uniforms)
 
 
-def _check_depth(depth: int) -> None:
-    if depth < 1:
-        raise ValueError(f"depth={depth} must be at least 1, the canvases of a chain")
+class _Turn(NamedTuple):
+    """Drafts of rows (R,), the first of which is settled, and how they came about."""
+
+    chain: Tensor  # (R, D, W) the window with the first draft, the first two, ...; as it is where there are none
+    drafted: Tensor  # (R, D) bool, which drafts there are
+    at: Tensor  # (R, D) their positions
+    q: Tensor  # (R, D, V) logits that they were drawn from
+    score: Tensor  # (R, W) of the order
+    numbers: Tensor  # (R, W) that the order was given
 
 
-def _predict(predict: Predict, canvas: Tensor, block: slice, rows: Tensor, mask_token_id: int) -> Tensor:
-    """Logits (N, W, V) of canvases that belong to these rows of the batch, [MASK] at -inf."""
-    mine = predict.of_rows(rows) if isinstance(predict, RowPredictor) else predict
-    return forbid(mine(canvas, block), [mask_token_id])
+def _no_drafts(window: Tensor) -> _Turn:
+    """Windows (R, W) of which nothing is known yet."""
+    none, unused = torch.zeros_like(window[:, :1]).long(), torch.zeros_like(window, dtype=torch.float64)
+    return _Turn(window[:, None].long(), none.bool(), none, unused[:, :1, None], unused, unused)
 
 
-def _plan(logits: Tensor, window: Tensor, order: Order, uniforms: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """The likeliest token at each masked position, the present one elsewhere, and the places in the order, (N, W)."""
+def _plan(
+    logits: Tensor, window: Tensor, order: Order, uniforms: Tensor, mask_token_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest token at each masked position, the present one elsewhere; its score; its place in the order."""
     masked = window == mask_token_id
     draft = torch.where(masked, logits.argmax(dim=-1), window)
-    return draft, rank_by_score(order(logits, draft, uniforms), masked)
+    score = order(logits, draft, uniforms)
+    return draft, score, rank_by_score(score, masked)
 
 
-def _chain(window: Tensor, draft: Tensor, rank: Tensor, totals: Tensor) -> Tensor:
-    """The windows (R, D, W) in which the first `totals` (R or 1, D) positions of the order show their drafts."""
-    return torch.where(rank[:, None] < totals[..., None], draft[:, None], window[:, None])
-
-
-def _stack(here: Tensor, block: slice, chain: Tensor, chosen: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen (R, D) windows of chains in their canvases, (N, L), and the rows of the batch they belong to, (N,)."""
-    row = chosen.nonzero()[:, 0]  # sync
-    canvas = here[row]
-    canvas[:, block] = chain[chosen]
-    return canvas, rows[row]
-
-
-def _place(chosen: Tensor) -> Tensor:
-    """Where each chosen entry is found in what was indexed with `chosen`."""
-    return (chosen.flatten().long().cumsum(dim=0) - 1).view_as(chosen)
+def _planned(plan: Tensor, step: Tensor) -> Tensor:
+    """How many tokens the plan (R, steps) reveals at these steps (R, D); after its last one as many as there."""
+    return plan.gather(1, step.clamp(max=plan.shape[1] - 1))
 
 
 def _at_steps(uniforms: RowUniforms, block: slice, rows: Tensor, number: int, steps: Tensor) -> Tensor:
@@ -268,6 +260,6 @@ def _softmax(logits: Tensor, temperature: float) -> Tensor:
     return (logits.double() / temperature).softmax(dim=-1)
 
 
-def _round(before: Tensor, after: Tensor, block: slice, mask_token_id: int, predictions: int, forwards: int) -> Round:
-    accepted = ((before == mask_token_id) & (after != mask_token_id)).sum(dim=1)
-    return Round(after, block, accepted, predictions, forwards)
+def _check_depth(depth: int) -> None:
+    if depth < 1:
+        raise ValueError(f"depth={depth} must be at least 1, the canvases of a chain")

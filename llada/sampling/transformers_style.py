@@ -12,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
-from llada.sampling.generate import collect, generation_states
+from llada.sampling.generate import collect, generate, generation_states
 
 # Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
 _NOT_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
@@ -61,17 +61,19 @@ class DiffusionGenerationMixin:
                 block of every step; batches of one only.
             seed: row i's randomness is a function of (seed, i) alone.
 
-        Raises ValueError for settings that have no meaning for a diffusion model.
+        Raises ValueError for settings that have no meaning for a diffusion model, and for a streamer of answers that
+        find their own length.
         """
         given: dict[str, Any] = {}
         for source in (_switched_on(self.generation_config), _switched_on(generation_config), settings):
             given |= _with_length(source, input_ids.shape[1])
         as_output = given.pop("return_dict_in_generate", False)
         sampler = _sampler(given)
-        states = generation_states(self, input_ids, attention_mask, sampler, seed)
-        if streamer is not None:
-            states = _streamed(states, input_ids, streamer)
-        generation = collect(states, self, input_ids, sampler)
+        if streamer is None:
+            generation = generate(self, input_ids, attention_mask, sampler, seed)
+        else:
+            states = generation_states(self, input_ids, attention_mask, sampler, seed)
+            generation = collect(_streamed(states, input_ids, streamer), self, input_ids, sampler)
         return DiffusionGenerationOutput(**generation._asdict()) if as_output else generation.sequences
 
 

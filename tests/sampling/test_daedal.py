@@ -6,7 +6,9 @@ from torch import Tensor
 
 from llada.sampling.daedal import daedal, end_confidence
 from llada.sampling.denoise import denoise
+from llada.sampling.drafts import categorical
 from llada.sampling.orders import max_probability
+from llada.sampling.uniforms import RowUniforms, Stream
 
 MASK, EOS, V = 9, 8, 9
 
@@ -72,11 +74,28 @@ def test_without_insertion_and_threshold_it_is_one_token_a_step_by_maximum_proba
 def test_doubt_makes_room_and_keeps_what_was_revealed_in_order():
     """Sure of everything but the sixth token, as long as the answer is shorter than 45."""
     story = Story(prompt=2, length=64, doubtful=5)
-    grown = daedal(story, torch.tensor([1, 2]), MASK, EOS, initial=24, enough=0.0, complete=2.0, insert_below=0.2)
+    grown = daedal(
+        story, torch.tensor([1, 2]), MASK, EOS, initial=24, grow_until=0.0, insert_until=2.0, insert_below=0.2
+    )
     assert grown.inserted == 7
     assert grown.sequence.tolist() == [1, 2, *(i % 7 for i in range(47))]
     assert story.lengths[:2] == [24, 40]
     assert set(story.lengths[2:]) == {47}
+
+
+def test_every_step_draws_with_numbers_of_its_own():
+    asked: list[tuple[int, int]] = []
+
+    class Watched(RowUniforms):
+        def __call__(self, columns: slice, step: int, stream: int) -> Tensor:
+            asked.append((step, stream))
+            return super().__call__(columns, step, stream)
+
+    uniforms = Watched(0, torch.zeros(1, dtype=torch.long), torch.arange(61)[None])
+    options = {"initial": 32, "longest": 60, "block_length": 8, "draft": categorical(1.0), "uniforms": uniforms}
+    daedal(Story(prompt=1, length=20, doubtful=5), torch.tensor([1]), MASK, EOS, **options)
+    assert len([stream for _, stream in asked if stream == Stream.DRAFT]) > 2
+    assert len(set(asked)) == len(asked)
 
 
 @pytest.mark.parametrize(

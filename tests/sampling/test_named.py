@@ -45,6 +45,8 @@ def sampler(name: str, background: str, **values: Any) -> SamplerConfig:
         short["block_length"] = LENGTH // 2
     if given.steps is not None:
         short["steps"] = min(given.steps, 3 * LENGTH // 2)
+    if given.longest is not None:
+        short["longest"] = 3 * LENGTH // 2
     return given.replace(**short)
 
 

@@ -1,0 +1,66 @@
+"""What is asked of those who ask for text: tokens that fit the model, padding on the left, the special tokens.
+
+Shapes: B batch, L length.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llada.sampling.predictors import MaskPredictor
+
+
+def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
+    """Raise ValueError unless these are token ids (B, L), and the model has a mask token."""
+    if model.config.mask_token_id is None:
+        raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
+    if tokens.dim() != 2:
+        raise ValueError(f"the tokens have shape {tuple(tokens.shape)}; it must be (batch, length)")
+    if tokens.is_floating_point():
+        raise ValueError(f"token ids must be integers, not {tokens.dtype}")
+
+
+def check_length(model: MaskPredictor, length: int) -> None:
+    """Raise ValueError where the model has no room for so many tokens."""
+    most = getattr(model.config, "max_position_embeddings", None)  # not every model has a limit
+    if most is not None and length > most:
+        raise ValueError(
+            f"{length} tokens of prompt and answer exceed the model's {most}; shorten the prompt, or set a smaller "
+            "gen_length (or longest)"
+        )
+
+
+def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The attention mask (B, L) as integers; all ones where none is given. Raises ValueError for other padding."""
+    if attention_mask is None:
+        return torch.ones_like(tokens)
+    if attention_mask.shape != tokens.shape:
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} differ in shape"
+        )
+    if (attention_mask.long().diff(dim=1) < 0).any():
+        raise ValueError("padding must be on the left: set tokenizer.padding_side = 'left'")
+    return attention_mask.long()
+
+
+def prompt_padding(model: MaskPredictor, prompt: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """`left_padding` of a prompt. Raises ValueError where it holds [MASK], too."""
+    attention_mask = left_padding(prompt, attention_mask)
+    if ((prompt == model.config.mask_token_id) & (attention_mask == 1)).any():
+        raise ValueError("the prompt holds [MASK] tokens; llada.infill fills them, generate only continues")
+    return attention_mask
+
+
+def eos_token(model: MaskPredictor, option: Literal["forbid_eos", "stop_at_eos", "eos_last", "longest"]) -> int:
+    """The end of sequence. Raises ValueError, which names the option that needs it, where the model has none."""
+    eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
+    if eos is None:
+        raise ValueError(f"{option} needs model.config.eos_token_id, which is not set")
+    return eos
+
+
+def end_tokens(model: MaskPredictor) -> list[int]:
+    """End of sequence, and end of turn where the vocabulary has it."""
+    eot = getattr(model.config, "eot_token_id", None)  # a field of LLaDAConfig only
+    return [eos_token(model, "eos_last"), *([] if eot is None else [eot])]
