@@ -32,7 +32,7 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "a bidirectional model has no causal cache"),
 }
 _SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mlp_ratio")
-_OPTIONAL_SIZES = ("n_kv_heads", "mlp_hidden_size", "embedding_size")
+_OPTIONAL_SIZES = ("n_kv_heads", "mlp_hidden_size", "embedding_size", "block_length")
 _TOKENS = ("mask_token_id", "eos_token_id", "pad_token_id", "eot_token_id")
 _NUMBERS = ("rope_theta", "rms_norm_eps", "init_std", "init_cutoff_factor")
 # What transformers itself writes into a config.json beside the fields of the model.
@@ -49,6 +49,9 @@ class LLaDAConfig(PreTrainedConfig):
     `mlp_hidden_size` (None: `mlp_ratio * d_model`), `vocab_size`, `embedding_size` (None: `vocab_size`; larger: the
     extra rows are padding and are never predicted), `max_sequence_length`, `mask_token_id`, `eos_token_id`,
     `eot_token_id` (end of a chat turn; not an official field), `weight_tying`, `rope_theta`, `include_qkv_bias`.
+    With `block_length` (not an official field; None: off) attention is block-causal, as in block diffusion
+    (arXiv:2503.09573): tokens see their own block of so many, counted from the first that is not padding, and those
+    before it.
     `init_fn` is "mitchell" (std 1/sqrt(fan in), the residual projections divided by sqrt(2 (layer + 1))) or "normal"
     (std `init_std`); both are cut at `init_cutoff_factor` standard deviations (None: mitchell 3, normal no cut).
     `flash_attention`, `init_device`, `precision` are read by the official code only and kept as they are.
@@ -85,6 +88,7 @@ class LLaDAConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     eot_token_id: int | None = None
     weight_tying: bool = False
+    block_length: int | None = None
     rope_theta: float = 500000.0
     rms_norm_eps: float = 1e-5
     include_qkv_bias: bool = False

@@ -23,6 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from llada.model.cache import KeyValues, Span
 from llada.model.configuration import LLaDAConfig
 from llada.model.weights import check_loading_report, check_weight_files, register_weight_names
 from llada.sampling.transformers_style import DiffusionGenerationMixin
@@ -106,12 +107,19 @@ class Attention(nn.Module):
         self.o_proj = ResidualLinear(config.d_model, config.d_model, layer_idx)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary: tuple[Tensor, Tensor], **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        cache: Span | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         heads = "B L (H E) -> B H L E"
         query = rotate(rearrange(self.q_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
         key = rotate(rearrange(self.k_proj(hidden_states), heads, E=self.config.head_dim), *rotary)
         value = rearrange(self.v_proj(hidden_states), heads, E=self.config.head_dim)
+        if cache is not None:
+            key, value = cache.write(self.layer_idx, key, value)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
         if not query.numel():  # an empty batch: transformers' attention functions cannot reshape one
             attend, attention_mask = eager_attention, None
@@ -217,6 +225,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        cache: Span | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Hidden states after the last norm, `last_hidden_state` (B, L, D).
@@ -226,6 +235,8 @@ class LLaDAModel(LLaDAPreTrainedModel):
             attention_mask: (B, L), 0 where a position is padding and may not be attended to; None: no padding. A mask
                 with four dimensions goes to the attention function as it is.
             position_ids: (B, L) or (1, L); None: 0, 1, 2, ... Only differences matter, so left padding needs none.
+            cache: the given tokens are those of its span, and attend to all that it has stored, whose padding is what
+                `attention_mask` says. Not for training.
 
         Raises ValueError where the sequence is longer than `config.max_sequence_length` or the mask has another shape,
         and TypeError for an option without an effect, such as `labels`. transformers' `output_hidden_states`,
@@ -235,27 +246,55 @@ class LLaDAModel(LLaDAPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        length = hidden_states.shape[1]
-        if length > self.config.max_sequence_length:
+        shape = (hidden_states.shape[0], hidden_states.shape[1] if cache is None else cache.stored.length)  # attended
+        if shape[1] > self.config.max_sequence_length:
             raise ValueError(
-                f"a sequence of {length} tokens does not fit into max_sequence_length={self.config.max_sequence_length}"
+                f"a sequence of {shape[1]} tokens does not fit into "
+                f"max_sequence_length={self.config.max_sequence_length}"
             )
-        shape = tuple(hidden_states.shape[:2])
+        if cache is not None and cache.shape != tuple(hidden_states.shape[:2]):
+            raise ValueError(f"the cache's span is {cache.shape}, but the tokens have {tuple(hidden_states.shape[:2])}")
         if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != shape:
             raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens have {shape}")
+        columns = None if cache is None else cache.columns
         if position_ids is None:
-            position_ids = torch.arange(length, device=hidden_states.device)[None]
+            position_ids = torch.arange(shape[1], device=hidden_states.device)[None] if columns is None else columns
         precision = torch.promote_types(hidden_states.dtype, torch.float32)
         rotary = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta, dtype=precision)
-        visible = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        visible = self._visible(hidden_states, attention_mask, columns, shape)
+        if cache is not None:
+            kwargs = {**kwargs, "cache": cache}
         for block in self.layers:
             hidden_states = block(hidden_states, visible, rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _visible(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, columns: Tensor | None, shape: tuple[int, int]
+    ) -> Any:
+        """The mask that the attention function takes, for queries at `columns` and keys of the given shape (B, L)."""
+        attended = hidden_states.new_empty(*shape, 0)
+        if self.config.block_length is None:
+            return create_bidirectional_mask(self.config, hidden_states, attention_mask, attended)
+        present = torch.ones(shape, dtype=torch.int64, device=hidden_states.device)
+        if attention_mask is not None:
+            if attention_mask.ndim == 4:
+                return attention_mask
+            present = attention_mask.long()
+        block = (present.cumsum(dim=1) - 1) // self.config.block_length  # (B, L), of each token
+        asking = block if columns is None else block.gather(1, columns)  # (B, S)
+        return create_bidirectional_mask(
+            self.config,
+            hidden_states,
+            attention_mask,
+            attended,
+            and_mask_function=lambda row, head, query, key: block[row, key] <= asking[row, query],
+        )
 
 
 class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
     """LLaDA: at every position, a distribution over the token that stands there in the clean sequence."""
 
+    selects_logits = True  # the samplers give it `logits_at`
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LLaDAConfig):
@@ -290,6 +329,10 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         if self.config.embedding_size > self.config.vocab_size:
             logits = logits[..., : self.config.vocab_size]
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    def key_values(self, batch: int, length: int) -> KeyValues:
+        """An empty cache of `batch` sequences of that length."""
+        return KeyValues(batch, length)
 
 
 def _refuse_unknown_options(options: dict[str, Any]) -> None:

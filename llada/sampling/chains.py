@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from llada.sampling.denoise import State
-from llada.sampling.orders import confidence
-from llada.sampling.predictors import Predict, RowPredictor, forbid
+from llada.sampling.orders import Drafts, Order, confidence
+from llada.sampling.predictors import Predict, Predictor, forbid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,9 @@ class Call:
         """What came of it, from parts (R, W): `by` are the predictions of `settling`."""
         columns = torch.arange(by.shape[1], device=by.device)
         before, now = self.canvas[:, self.block], after[:, self.block]
-        probability = confidence(self.logits[by, columns], draft, score)
-        probability = probability.double().masked_fill(before[self.rows] != self.mask_token_id, 1.0)
+        probability = scores(confidence, self.logits[by, columns], draft, score)
+        shown = before[self.rows] != self.mask_token_id
+        score, probability = score.masked_fill(shown, -torch.inf), probability.double().masked_fill(shown, 1.0)
         unscored = torch.full_like(now, -torch.inf, dtype=score.dtype)
         nothing = torch.zeros_like(now[:, 0])  # (B,)
         return Round(
@@ -94,7 +95,7 @@ def predict_chains(
     row = chosen.nonzero()[:, 0]  # sync
     stack = canvas[rows[row]]  # (N, L)
     stack[:, block] = chain[chosen].to(canvas.dtype)
-    mine = predict.of_rows(rows[row]) if isinstance(predict, RowPredictor) else predict
+    mine = predict.of_rows(rows[row]) if isinstance(predict, Predictor) else predict
     logits = forbid(mine(stack, block), [mask_token_id])
     return Call(canvas, block, mask_token_id, rows, chain, chosen, row, logits)
 
@@ -107,3 +108,11 @@ def chains(window: Tensor, draft: Tensor, rank: Tensor, totals: Tensor) -> Tenso
 def places(chosen: Tensor) -> Tensor:
     """Where each chosen entry is found in what was indexed with `chosen`."""
     return (chosen.flatten().long().cumsum(dim=0) - 1).view_as(chosen)
+
+
+def scores(order: Order, logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+    """What an order says of the drafts of whole windows, (N, W), with their logits (N, W, V)."""
+    N, W = draft.shape
+    place = torch.arange(W, device=draft.device).expand(N, W)
+    drafts = Drafts(logits.flatten(0, 1), draft.flatten(), place.flatten(), W, uniforms.flatten())
+    return order(drafts).view(N, W)

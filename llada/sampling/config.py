@@ -1,6 +1,7 @@
 """The configuration of a sampler: its fields, which of them go together, and the functions that they stand for."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ from llada.sampling.schedules import COUNTS, Counts, given_counts
 
 Whole = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+CacheName = Literal["none", "prefix", "dual", "delayed", "block_causal"]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 GROWTH = ("insert_below", "grow_until", "insert_until")
 
@@ -36,7 +38,7 @@ class SamplerConfig(Schema):
     guidance_share: Share | None = None  # adaptive: of the generated tokens, those it lacks; None: 0.7
     order: str = "confidence"  # which draft goes first
     background: str | None = None  # position_calibrated: JSON list with the count of each token in a corpus
-    position_decay: Annotated[float, Field(ge=0)] | None = None  # position_calibrated: None: 0.25
+    position_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # position_calibrated: None: 0.25
     reveal: str = "top_k"  # which positions are visible after a step
     counts: Literal["even", "cosine"] | list[Annotated[int, Field(ge=0)]] = "even"  # tokens revealed in each step
     threshold: Annotated[float, Field(ge=0)] | None = None  # threshold, klass: least probability
@@ -45,7 +47,7 @@ class SamplerConfig(Schema):
     kl_threshold: Above0 | None = None  # klass: nats between the predictions of two steps; None: 0.01
     history: Whole | None = None  # klass: steps for which a prediction must have settled; None: 2
     remask: Variant | None = None  # remdm: how the probability of masking again is chosen
-    eta: Annotated[float, Field(ge=0)] | None = None  # remdm: its size; p2: weight of the planner
+    eta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # remdm: its size; p2: weight of the planner
     t_on: Share | None = None  # remdm, loop: where it begins
     t_off: Share | None = None  # and where it ends
     alpha_on: Share | None = None  # share of visible tokens meanwhile
@@ -58,6 +60,8 @@ class SamplerConfig(Schema):
     insert_below: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: a mask less sure becomes 8; None: 0.1
     grow_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: enough confidence in the end; None: 0.5
     insert_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: as much as ends insertion; None: 0.9
+    cache: CacheName = "none"  # which keys and values are kept from step to step; only block_causal is exact
+    refresh_every: Whole | None = None  # cache: steps of a block after which everything is computed; None: never
     suppress_tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)  # never drafted
     forbid_eos: bool = False  # the end-of-sequence token is never drafted
     eos_last: bool = False  # drafts of end of sequence or end of turn are revealed last
@@ -115,7 +119,10 @@ class SamplerConfig(Schema):
     def check_fill(self, steps: int | None, masks: int) -> None:
         """Raise ConfigError where so many steps of a block leave some of its masks."""
         if self.reveal == "gibbs" and steps is not None and steps < masks:
-            raise ConfigError(f"steps={self.steps}: gibbs reveals one token in a step, so {masks} are the fewest")
+            raise ConfigError(
+                f"steps={self.steps} gives {steps} to a block of {masks} masks; gibbs reveals one token in a step, so "
+                f"a block needs {masks} at least"
+            )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -132,9 +139,10 @@ class SamplerConfig(Schema):
             for field in entry.required:
                 if getattr(self, field) is None:
                     raise ValueError(f"{name} needs {field}")
-        for problems in (self._without_effect(reveal), self._against_speculation(), self._against_growth()):
-            for problem in problems:
-                raise ValueError(problem)
+        for problem in chain(
+            self._without_effect(reveal), self._against_caching(), self._against_speculation(), self._against_growth()
+        ):
+            raise ValueError(problem)
         self.make_reveal()  # it refuses values that do not fit each other
         if "gen_length" in self.model_fields_set:
             self.check_lengths()
@@ -158,7 +166,9 @@ class SamplerConfig(Schema):
             yield f"steps has no effect with {rule}, which decides how many there are; remove it"
         if not reveal.counted and "counts" in given:
             yield f"counts has no effect with {rule}"
-        if isinstance(self.counts, list) and self.steps is not None and self.steps != len(self.counts) * self.blocks:
+        blocks = self.blocks if "gen_length" in given else None  # an infilled canvas has its own number of them
+        steps = len(self.counts) * blocks if isinstance(self.counts, list) and blocks is not None else self.steps
+        if self.steps not in (None, steps):
             yield f"steps={self.steps} contradicts the {len(self.counts)} counts of a block; leave steps out"
         if not reveal.ordered and ("order" in given or self.eos_last):
             yield f"order and eos_last have no effect with {rule}, which looks at no order"
@@ -170,8 +180,25 @@ class SamplerConfig(Schema):
             yield "edit_steps has no effect without edit_threshold"
         if self.variable_length and not (self.stop_at_eos and self.block_length):
             yield "variable_length needs stop_at_eos and block_length: blocks are appended until the end of sequence"
+        if self.variable_length and self.block_length and blocks == 1:
+            yield f"variable_length has no effect on a single block of block_length={self.block_length} tokens"
         if self.forbid_eos and self.stop_at_eos:
             yield "stop_at_eos has no effect with forbid_eos: the token would never appear"
+        if self.edit_threshold is not None and self.eos_last:
+            yield "eos_last does not go with edit_threshold, which may write the end of a text at any step"
+
+    def _against_caching(self) -> Iterator[str]:
+        """Messages for options with which a cache cannot act or would be wrong without notice."""
+        if self.cache == "none":
+            if self.refresh_every is not None:
+                yield "refresh_every has no effect without a cache; set cache"
+            return
+        if self.refresh_every == 1:
+            yield f"refresh_every=1 computes everything in every step, which is cache: none, not {self.cache}"
+        if self.cfg_scale > 0 and self.guidance == "adaptive":
+            yield "guidance: adaptive hides other tokens in every step, so nothing can be kept; set cache: none"
+        if self.speculation is not None or self.longest is not None:
+            yield "a cache goes with neither speculation nor longest, whose canvases are not steps of one another"
 
     def _against_speculation(self) -> Iterator[str]:
         """Messages for options under which speculation would not have the outcome of one step after another."""
@@ -229,19 +256,15 @@ class SamplerConfig(Schema):
 
     def make_edit(self) -> Edit | None:
         """What replaces revealed tokens; None: nothing."""
-        return None if self.edit_threshold is None else replacing(self.edit_threshold)
+        if self.edit_threshold is None:
+            return None
+        return replacing(self.edit_threshold, 16 if self.edit_steps is None else self.edit_steps)
 
     def growth(self) -> dict[str, Any]:
         """What the fields say to `daedal`."""
         named = {"gen_length": "initial", "longest": "longest", "threshold": "reveal_from"}
         given = self._arguments(named | {field: field for field in GROWTH})
         return given | {"block_length": self.block_length or self.longest}
-
-    @property
-    def lookback(self) -> int:
-        """Earlier steps that the reveal rule looks at."""
-        entry = REVEALS[self.reveal]
-        return entry.lookback(**self._arguments(entry.fields))
 
     def _arguments(self, fields: Mapping[str, str]) -> dict[str, Any]:
         return {name: value for field, name in fields.items() if (value := getattr(self, field)) is not None}

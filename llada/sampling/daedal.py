@@ -65,6 +65,8 @@ def daedal(
     """
     if not 1 <= initial <= longest:
         raise ValueError(f"initial={initial} must lie between 1 and longest={longest}")
+    if block_length < 1:
+        raise ValueError(f"block_length={block_length} must be at least 1")
     if prompt.dim() != 1 or (prompt == mask_token_id).any():
         raise ValueError("prompt must be the tokens (P,) of a single prompt, without [MASK]")
     P, passes, inserted = len(prompt), 0, 0

@@ -1,10 +1,10 @@
 """The reverse process of LLaDA (arXiv:2502.09992, algorithms 4 and 5): from [MASK] to text, one loop for all samplers.
 
-Every step predicts all tokens of a window, drafts one at each masked position, and decides which are visible next.
+Every step predicts the tokens of a window, drafts one at each masked position, and decides which are visible next.
 Each of these is a function that the caller gives; the loop yields what happened after every prediction, so that
 streaming, traces and early exit are the caller's.
 
-Shapes: B batch, L length, W window, R rows that are not finished.
+Shapes: B batch, L length, W window, N predicted positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from llada.sampling.drafts import Draft, Edit, greedy
-from llada.sampling.orders import Order, confidence
-from llada.sampling.predictors import Predict, RowPredictor, forbid
-from llada.sampling.reveals import Reveal, Step, top_k
+from llada.sampling.orders import Drafts, Order, confidence
+from llada.sampling.predictors import Predict, logits_at
+from llada.sampling.reveals import Reveal, Rule, Step, spread, top_k
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
 
@@ -28,11 +28,11 @@ class State:
     canvas: Tensor  # (B, L) tokens, [MASK] where nothing is revealed yet; a new tensor in every state
     block: slice  # the window W of the canvas that the step looked at
     index: int  # of the step, counted through all blocks
-    draft: Tensor  # (B, W) tokens proposed; in rows that took no part, the tokens that stand there
-    score: Tensor  # (B, W) by which they were ordered; -inf in rows that took no part
-    probability: Tensor  # (B, W) of drafts and edits at temperature 1; 1 where a token stays as it was
+    draft: Tensor  # (B, W) tokens proposed; where nothing was predicted, the tokens that stand there
+    score: Tensor  # (B, W) by which they were ordered; -inf where nothing was predicted
+    probability: Tensor  # float64 (B, W) of drafts and edits at temperature 1; 1 where a token stays as it was
     visible: Tensor  # (B, W) bool, revealed after the step
-    active: Tensor  # (B,) bool, rows that took part in the step
+    active: Tensor  # (B,) bool, rows that were predicted; a rule may mask tokens again in others
 
 
 def denoise(
@@ -47,9 +47,6 @@ def denoise(
     reveal: Reveal = top_k,
     counts: Counts = even_counts,
     edit: Edit | None = None,
-    edit_steps: int = 0,
-    every_step: bool = False,
-    lookback: int = 0,
     first_step: int = 0,
     writable: Tensor | None = None,
     stop_token_id: int | None = None,
@@ -58,107 +55,103 @@ def denoise(
     """Fill every [MASK] of the canvas inside the blocks; yield one `State` per prediction.
 
     Args:
-        predict: (canvas, block) → logits (B, W, V). [MASK] itself is never drafted, whatever its logit.
+        predict: (canvas, block) → logits (B, W, V), or a `Predictor`, which is asked for logits only where they are
+            used. [MASK] itself is never drafted, whatever its logit.
         canvas: (B, L) tokens; what is not [MASK] at the start stays as it is.
         blocks: windows, completed one after another: several make the sampler semi-autoregressive; None: everything
             at once. Masks beyond the window are visible to the model as [MASK].
-        steps: predictions per block; None: as many as the row with most masks has, one token each. A block ends
-            early when all its masks are revealed.
+        steps: predictions per block; None: as many as the row with most masks has, one token each. A row is done with
+            a block when all its masks there are revealed, unless the rule asks for every step.
 
     Other args:
         draft, order, reveal, counts: see `llada.sampling.drafts`, `.orders`, `.reveals`, `.schedules`.
-        edit: what replaces revealed tokens, see `llada.sampling.drafts`; after the last mask of a block it has up to
-            `edit_steps` further predictions, until it changes nothing.
-        every_step: the reveal rule may mask tokens again when none is masked, so no block ends early.
-        lookback: how many earlier steps of the block the reveal rule is shown.
-        first_step: predictions done before on the first block, to go on from a canvas that was left there.
-        writable: bool (B, L), what may be written and masked again; None: what is [MASK] at the start.
-        stop_token_id: a row is finished when this token is revealed and nothing before it is masked; the rest of the
-            row is filled with it.
+        edit: what replaces revealed tokens, and for how many steps after the last mask of a block.
+        first_step: where the first block begins to count its steps. What a run remembers (the earlier steps of KLASS,
+            the probabilities of Mask-Predict) is not there.
+        writable: bool (B, L), what may be written and masked again, all else stays as it is; None: what is [MASK] at
+            the start.
+        stop_token_id: a row is finished when this token is revealed and nothing before it is masked, or where tokens
+            are edited when it is done with the block; the rest of the row is filled with it.
         uniforms: the source of randomness; None: seed 0, row and column numbers.
 
-    Rows that are finished are left out of the predictions where `predict` can do that (`RowPredictor`).
+    Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position.
     """
-    if uniforms is None:
-        uniforms = row_uniforms(0, torch.ones_like(canvas))
+    blocks = [slice(0, canvas.shape[1])] if blocks is None else blocks
+    _check(canvas, blocks, steps, first_step)
+    uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id if writable is None else writable
+    rule = reveal if isinstance(reveal, Rule) else Rule(reveal)
+    everywhere = rule.everywhere or edit is not None
     held = torch.ones(canvas.shape, dtype=torch.float64, device=canvas.device)  # (B, L)
-    stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
-    index = first_step
-    for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
+    stopped = torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device)
+    index, logits = first_step, None
+    for number, block in enumerate(blocks):
+        masks = ((canvas[:, block] == mask_token_id) & writable[:, block]).sum(dim=1)
         done = first_step if number == 0 else 0
-        masks = (canvas[:, block] == mask_token_id).sum(dim=1)
         most = int(masks.max()) if len(masks) else 0  # sync, once per block
         block_steps = most if steps is None else steps
         plan = counts(masks, max(block_steps - done, 1))  # (B, steps)
         earlier: tuple[Step, ...] = ()
-        rows = torch.arange(len(canvas), device=canvas.device)  # (R,)
         changed = torch.ones_like(stopped)
-        edits = torch.zeros_like(masks)  # (B,) predictions spent on edits alone
-        for step in range(done, block_steps + edit_steps):
-            masked = canvas[:, block] == mask_token_id
-            goes_on = masked.any(dim=1) if step < block_steps else torch.zeros_like(stopped)
-            if every_step and step < block_steps:
-                goes_on = writable[:, block].any(dim=1)
+        edits = torch.zeros_like(masks)  # (B,) steps spent on edits alone
+        for turn in range(done, block_steps + (edit.extra_steps if edit else 0)):
+            present, free, now = canvas[:, block], writable[:, block], moment(number, turn)
+            masked = (present == mask_token_id) & free
+            unfilled = masked.any(dim=1)
+            active = (free.any(dim=1) if rule.every_step else unfilled) & (turn < block_steps)
             if edit is not None:
-                edits_on = (
-                    ~goes_on & changed & writable[:, block].any(dim=1) & ~masked.any(dim=1) & (edits < edit_steps)
-                )
-                edits = edits + (edits_on & ~stopped)
-                goes_on = goes_on | edits_on
-            active = goes_on & ~stopped
-            before, rows = rows, active.nonzero()[:, 0]  # sync: a finished row or block costs no further prediction
-            if len(rows) == 0:
+                revises = ~active & ~unfilled & free.any(dim=1) & changed & (edits < edit.extra_steps)
+                active, edits = active | revises, edits + revises
+            active = active & ~stopped
+            if not active.any():  # sync
                 break
-            now = moment(number, step)
-            here = canvas[rows]  # (R, L)
-            logits = forbid(_predict(predict, here, canvas, block, rows), [mask_token_id])
-            present, masked_here = here[:, block], masked[rows]
-            if len(rows) < len(before):  # the rows of the earlier steps are those of this one
-                earlier = tuple(one.of_rows(torch.isin(before, rows)) for one in earlier)
-            drafted = draft(logits, masked_here, uniforms(block, now, Stream.DRAFT)[rows])
-            drafted = torch.where(masked_here, drafted, present)
-            if edit is not None:
-                drafted = torch.where(masked_here, drafted, edit(logits, present, writable[rows][:, block]))
-            given = Step(
-                logits=logits,
-                draft=drafted,
-                score=order(logits, drafted, uniforms(block, now, Stream.ORDER)[rows]),
-                masked=masked_here,
-                count=plan[rows, min(step - done, plan.shape[1] - 1)],
-                writable=writable[rows][:, block],
-                held=held[rows][:, block],
-                uniforms=uniforms(block, now, Stream.REVEAL)[rows],
-                index=step,
-                steps=block_steps,
-                canvas=here,
-                block=block,
-                rows=rows if len(rows) < len(canvas) else None,
-                earlier=earlier,
+            predicted = (masked | free if everywhere else masked) & active[:, None]
+            if logits is None or predicted.any():  # sync; not every network takes an empty batch
+                logits = logits_at(predict, canvas, block, predicted)  # (N, V)
+                logits[:, mask_token_id] = -torch.inf
+            else:
+                logits = logits[:0]
+            if turn == done and (logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
+                raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+
+            hidden, token = masked[predicted], present[predicted]  # (N,)
+            drawn = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])
+            numbers = uniforms(block, now, Stream.ORDER)[predicted]
+            drafts = Drafts(
+                logits, torch.where(hidden, drawn, token), predicted.nonzero()[:, 1], present.shape[1], numbers
             )
-            visible = reveal(given)
-            # without its own past, or every step of the block would stay in memory
-            earlier = (*earlier, replace(given, earlier=()))[-lookback:] if lookback else ()
-            probability = given.probability.masked_fill(~masked_here & (drafted == present), 1.0)
-            after = torch.where(visible, drafted, mask_token_id)
-            changed = torch.zeros_like(stopped).index_put((rows,), (after != present).any(dim=1))
-            canvas = _put(canvas, rows, block, after)
-            held = _put(held, rows, block, torch.where(masked_here & visible, probability, given.held))
-            if stop_token_id is not None:
-                canvas, stopped = _fill_after_stop(canvas, writable, mask_token_id, stop_token_id)
-            window = canvas[:, block]
-            yield State(
+            if edit is not None:
+                drafts = replace(drafts, token=torch.where(hidden, drafts.token, edit.replaced(drafts)))
+            step = Step(
+                drafts=drafts,
+                predicted=predicted,
+                draft=present.masked_scatter(predicted, drafts.token),
+                score=spread(order(drafts), predicted, -torch.inf),
+                masked=masked & active[:, None],
+                count=plan[:, min(turn - done, plan.shape[1] - 1)],
+                writable=free,
+                held=held[:, block],
+                uniforms=uniforms(block, now, Stream.REVEAL),
+                index=min(turn, max(block_steps - 1, 0)),  # steps for edits alone are as the last one
+                steps=block_steps,
                 canvas=canvas,
                 block=block,
-                index=index,
-                draft=_put(window, rows, slice(None), drafted),
-                score=_put(
-                    torch.full_like(window, -torch.inf, dtype=given.score.dtype), rows, slice(None), given.score
-                ),
-                probability=_put(torch.ones_like(window, dtype=torch.float64), rows, slice(None), probability),
-                visible=_put(~masked, rows, slice(None), visible),
-                active=active,
+                earlier=earlier,
             )
+            visible = torch.where(active[:, None] & free, rule(step), ~masked)
+            if rule.lookback:  # without its own past, or every step of the block would stay in memory
+                earlier = (*earlier, replace(step, earlier=()))[-rule.lookback :]
+            probability = step.probability.double().masked_fill(~masked & (step.draft == present), 1.0)
+            after = torch.where(visible, step.draft, mask_token_id)
+            changed = (after != present).any(dim=1)
+            held = _put(held, block, torch.where(step.masked & visible, probability, step.held))
+            canvas = _put(canvas, block, after)
+            if stop_token_id is not None:
+                ends = torch.ones_like(stopped)
+                if edit is not None:  # tokens before the stop token may still change
+                    ends = stopped | (active & visible.all(dim=1) & (~changed | (edits >= edit.extra_steps)))
+                canvas, stopped = fill_after_stop(canvas, writable, mask_token_id, stop_token_id, ends)
+            yield State(canvas, block, index, step.draft, step.score, probability, visible, predicted.any(dim=1))
             index += 1
 
 
@@ -168,26 +161,33 @@ def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUn
     return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
 
 
-def _predict(predict: Predict, here: Tensor, canvas: Tensor, block: slice, rows: Tensor) -> Tensor:
-    """Logits (R, W, V) of the rows that go on; the others are predicted, too, only where it cannot be helped."""
-    if len(rows) == len(canvas):
-        return predict(canvas, block)
-    return predict.of_rows(rows)(here, block) if isinstance(predict, RowPredictor) else predict(canvas, block)[rows]
-
-
-def _put(whole: Tensor, rows: Tensor, block: slice, part: Tensor) -> Tensor:
-    """A copy of `whole` with some rows of a window replaced."""
+def _put(whole: Tensor, block: slice, part: Tensor) -> Tensor:
+    """A copy of `whole` with a window replaced."""
     whole = whole.clone()
-    window = whole[:, block]
-    window[rows] = part.to(whole.dtype)
+    whole[:, block] = part
     return whole
 
 
-def _fill_after_stop(canvas: Tensor, writable: Tensor, mask_token_id: int, stop_token_id: int) -> tuple[Tensor, Tensor]:
-    """Write the stop token after the first one that has no mask before it, where the sampler may write at all.
+def fill_after_stop(
+    canvas: Tensor, writable: Tensor, mask_token_id: int, stop_token_id: int, ends: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Write the stop token after the first one that has no mask before it, in rows (B,) that may end.
 
-    Also which rows have stopped, (B,).
+    Only where the sampler may write at all. Also which rows have stopped, (B,).
     """
-    masks_before = (canvas == mask_token_id).cumsum(dim=1)
+    masks_before = ((canvas == mask_token_id) & writable).cumsum(dim=1)
     stopped = ((canvas == stop_token_id) & writable & (masks_before == 0)).cumsum(dim=1) > 0
+    stopped = stopped & ends[:, None]
     return torch.where(stopped & writable, stop_token_id, canvas), stopped.any(dim=1)
+
+
+def _check(canvas: Tensor, blocks: Sequence[slice], steps: int | None, first_step: int) -> None:
+    """Raise ValueError for what cannot be a run."""
+    for block in blocks:
+        start, stop, step = block.indices(canvas.shape[1])
+        if step != 1 or start > stop or (block.stop is not None and block.stop > canvas.shape[1]):
+            raise ValueError(f"{block} is no window of a canvas of {canvas.shape[1]} tokens; give slice(start, stop)")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
+    if first_step < 0 or (steps is not None and first_step >= steps):
+        raise ValueError(f"first_step={first_step} must be one of the {steps} steps, which begin with 0")

@@ -1,41 +1,37 @@
 """Drafts: one token per position from its predicted distribution, exactly.
 
-Shapes: B batch, W window, V vocabulary, N drawn positions.
+A draft has the signature `(logits (N, V), uniforms (N,)) -> tokens (N,)`.
+
+Shapes: N positions of a batch of windows, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llada.sampling.orders import confidence
+from llada.sampling.orders import Drafts, max_probability
 
-Draft = Callable[[Tensor, Tensor, Tensor], Tensor]
-Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
+Draft = Callable[[Tensor, Tensor], Tensor]
 
-_CHUNK = 2**23  # numbers of float64 held at once while drawing: 64 MiB
+_CHUNK = 2**20  # numbers of float64 held at once while drawing: 8 MiB, more is not faster
 
 
-def greedy(logits: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
-    """The likeliest token everywhere, (B, W): temperature 0."""
+def greedy(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """The likeliest tokens: temperature 0."""
     return logits.argmax(dim=-1)
 
 
 def categorical(temperature: float, *, top_k: int | None = None, top_p: float | None = None) -> Draft:
-    """Draw from softmax(logits / temperature) at masked positions, by inverting the float64 distribution function.
+    """Draw from softmax(logits / temperature) by inverting the float64 distribution function.
 
     One 53-bit number per position decides. The usual Gumbel trick in lower precision truncates the noise and so
-    lowers the temperature (arXiv:2409.02908). Visible positions get token 0. With `top_k` only the so many likeliest
-    tokens are drawn, with `top_p` only the fewest that together have at least that probability (arXiv:1904.09751).
+    lowers the temperature (arXiv:2409.02908). With `top_k` only the so many likeliest tokens are drawn, with `top_p`
+    only the fewest that together have at least that probability (arXiv:1904.09751).
     """
 
-    def draw(logits: Tensor, masked: Tensor, uniforms: Tensor) -> Tensor:
-        draft = torch.zeros_like(masked, dtype=torch.long)
-        allowed = truncated(logits[masked], temperature, top_k, top_p)
-        draft[masked] = inverse_cdf(allowed, uniforms[masked], temperature)
-        return draft
-
-    return draw
+    return lambda logits, uniforms: inverse_cdf(logits, uniforms, temperature, top_k=top_k, top_p=top_p)
 
 
 def truncated(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
@@ -52,18 +48,29 @@ def truncated(logits: Tensor, temperature: float = 1.0, top_k: int | None = None
     return torch.empty_like(logits).scatter_(-1, ids, ranked.masked_fill(~keep, -torch.inf))
 
 
-def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+def inverse_cdf(
+    logits: Tensor,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+    *,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
     """The token at which the distribution function of softmax(logits / temperature) passes the given number.
 
     Args:
         logits: (N, V), at least one of each row finite.
         uniforms: float64 (N,) in (0, 1).
+        top_k, top_p: see `categorical`.
     """
     rows = max(1, _CHUNK // logits.shape[-1])
     drawn = []
     for some_logits, some_uniforms in zip(logits.split(rows), uniforms.split(rows), strict=True):
-        passed = (some_logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)  # (rows, V)
-        target = some_uniforms[:, None] * passed[:, -1:]  # the sum may miss 1 by rounding
+        allowed = truncated(some_logits, temperature, top_k, top_p)
+        # the likeliest token is at 0 before the division, which may overflow
+        scaled = (allowed - allowed.amax(dim=-1, keepdim=True)).double() / temperature
+        passed = scaled.exp_().cumsum(dim=-1)  # (rows, V), up to the normaliser
+        target = some_uniforms[:, None] * passed[:, -1:]
         drawn.append(torch.searchsorted(passed, target, right=True)[:, 0])
     return torch.cat(drawn) if drawn else torch.zeros(0, dtype=torch.long, device=logits.device)
 
@@ -73,17 +80,22 @@ def draft_at(temperature: float, *, top_k: int | None = None, top_p: float | Non
     return greedy if temperature == 0 else categorical(temperature, top_k=top_k, top_p=top_p)
 
 
-def replacing(threshold: float) -> Edit:
+@dataclass(frozen=True)
+class Edit:
+    """What replaces revealed tokens, and for how long."""
+
+    replaced: Callable[[Drafts], Tensor]  # tokens (N,), given the present ones as drafts of the new prediction
+    extra_steps: int  # predictions for edits alone, once nothing is masked; they end when nothing changes
+
+
+def replacing(threshold: float, extra_steps: int = 16) -> Edit:
     """Editing of revealed tokens (LLaDA2.1, arXiv:2602.08676, token-to-token).
 
-    An edit has the signature `(logits (B, W, V), tokens (B, W), writable (B, W)) -> tokens (B, W)`. This one writes
-    the likeliest token wherever it is another one and has a probability above the threshold. Two tokens that are
-    replaced at once can swap for ever, so the loop caps the predictions it spends on edits alone.
+    Writes the likeliest token wherever it is another one and has a probability above the threshold. Two tokens that
+    are replaced at once can swap for ever, so the predictions that are spent on edits alone have a cap.
     """
 
-    def edited(logits: Tensor, tokens: Tensor, writable: Tensor) -> Tensor:
-        likeliest = logits.argmax(dim=-1)
-        sure = confidence(logits, likeliest, torch.empty(0)) > threshold
-        return torch.where(writable & sure, likeliest, tokens)
+    def replaced(present: Drafts) -> Tensor:
+        return torch.where(max_probability(present) > threshold, present.logits.argmax(dim=-1), present.token)
 
-    return edited
+    return Edit(replaced, extra_steps)

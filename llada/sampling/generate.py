@@ -9,27 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
-from llada.sampling.daedal import daedal
-from llada.sampling.denoise import State, denoise, row_uniforms
-from llada.sampling.orders import excluding
-from llada.sampling.predictors import MaskPredictor, Predict, adaptively_guided, guided, plain, suppressed
-from llada.sampling.request import check_length, check_tokens, end_tokens, eos_token, left_padding, prompt_padding
+from llada.sampling.denoise import State, row_uniforms
+from llada.sampling.predictors import MaskPredictor, Meter
+from llada.sampling.request import check_length, check_tokens, eos_token, left_padding, prompt_padding
 from llada.sampling.reveals import REVEALS
-from llada.sampling.speculate import exact_speculation, greedy_speculation
-from llada.sampling.uniforms import RowUniforms
 
 
 class Generation(NamedTuple):
-    """What a sampler made, and what it cost.
-
-    Evaluations are those that follow each other: several canvases of a row that speculation predicts in one call are
-    one. How many they were is said by the states (`llada.sampling.chains.Round`) of `generation_states`.
-    """
+    """What a sampler made, and what it cost."""
 
     sequences: Tensor  # (B, P + gen_length) prompt and generated tokens; (B, L) for infilling
-    forward_passes: Tensor  # (B,) network evaluations while the row was unfinished; guidance counts twice
-    tokens_per_forward: Tensor  # (B,) generated tokens, up to and with the first EOS, per evaluation
+    forward_passes: Tensor  # (B,) calls of the network that the row took part in; guidance makes two
+    tokens_per_forward: Tensor  # (B,) generated tokens, up to and with the first EOS, per call
+    query_tokens: Tensor  # (B,) positions that were computed in these calls, which a cache or speculation changes
 
 
 def generate(
@@ -58,10 +52,11 @@ def generate(
     length, and where the sampler needs an end-of-sequence token that the model's config does not name.
     """
     sampler = SamplerConfig() if sampler is None else sampler
+    meter = Meter.of(prompt)
     if sampler.longest is not None:
-        return _grow(model, prompt, attention_mask, sampler, sampler.longest, seed, first_row)
-    states = generation_states(model, prompt, attention_mask, sampler, seed, first_row=first_row)
-    return collect(states, model, prompt, sampler)
+        return _grow(model, prompt, attention_mask, sampler, sampler.longest, seed, first_row, meter)
+    states = generation_states(model, prompt, attention_mask, sampler, seed, first_row=first_row, meter=meter)
+    return collect(states, model, prompt, sampler, meter)
 
 
 def generation_states(
@@ -72,10 +67,12 @@ def generation_states(
     seed: int = 0,
     *,
     first_row: int = 0,
+    meter: Meter | None = None,
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there.
 
-    Answers that find their own length (`sampler.longest`) have no canvas of one size to show: ValueError.
+    The meter, if one is given, counts what the network does. Answers that find their own length (`sampler.longest`)
+    have no canvas of one size to show: ValueError.
     """
     if sampler.longest is not None:
         raise ValueError(
@@ -90,7 +87,8 @@ def generation_states(
     size = sampler.gen_length // sampler.blocks
     blocks = [slice(P + i * size, P + (i + 1) * size) for i in range(sampler.blocks)]
     uniforms = row_uniforms(seed, padded, first_row)
-    return _states(model, canvas, padded, blocks, sampler.steps_per_block, sampler, uniforms)
+    meter = Meter.of(prompt) if meter is None else meter
+    return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter)
 
 
 def infill(
@@ -99,6 +97,8 @@ def infill(
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
     seed: int = 0,
+    *,
+    first_row: int = 0,
 ) -> Generation:
     """Fill every [MASK] of the canvas, wherever it stands; all other tokens stay.
 
@@ -116,6 +116,13 @@ def infill(
         raise ValueError("stop_at_eos has no effect on infilling: what follows an end-of-sequence token is given")
     check_tokens(model, canvas)
     check_length(model, canvas.shape[1])
+    attention_mask = left_padding(canvas, attention_mask)
+    if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
+        raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
+    if sampler.block_length is not None and not attention_mask.all():
+        raise ValueError(
+            "block_length cuts the canvas, and padding would shift the cuts in the shorter rows; fill them one by one"
+        )
     L = canvas.shape[1]
     size = sampler.block_length or max(L, 1)
     blocks = [slice(start, min(start + size, L)) for start in range(0, L, size)]
@@ -123,10 +130,17 @@ def infill(
         raise ValueError(f"steps={sampler.steps} cannot be shared equally by {len(blocks)} blocks of {size} tokens")
     steps = None if sampler.steps is None else sampler.steps // max(len(blocks), 1)
     if isinstance(sampler.counts, list):
+        if steps not in (None, len(sampler.counts)):
+            raise ValueError(f"steps={sampler.steps} contradicts {len(sampler.counts)} counts a block; leave it out")
         steps = len(sampler.counts)
     hidden = canvas == model.config.mask_token_id
     masks = torch.stack([hidden[:, b].sum(dim=1) for b in blocks]) if blocks else hidden.long()  # (blocks, B)
-    sampler.check_fill(steps, int(masks.max()) if masks.numel() else 0)
+    most = int(masks.max()) if masks.numel() else 0
+    sampler.check_fill(steps, most)
+    if isinstance(sampler.counts, list) and most > sum(sampler.counts):
+        raise ValueError(
+            f"counts={sampler.counts} reveal {sum(sampler.counts)} tokens, fewer than the {most} of a block"
+        )
     rule = REVEALS[sampler.reveal]
     timed = sampler.early_exit or not (rule.counted or rule.adaptive)
     if steps is None and timed and bool((masks != masks[:, :1]).any()):
@@ -134,91 +148,17 @@ def infill(
             f"reveal: {sampler.reveal} looks at the number of steps, and the rows have different numbers of masks; "
             "set steps, or fill rows one by one, so that no row depends on its neighbours"
         )
-    attention_mask = left_padding(canvas, attention_mask)
-    if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
-        raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
-    uniforms = row_uniforms(seed, attention_mask)
-    states = _states(model, canvas, attention_mask, blocks, steps, sampler, uniforms)
-    return _account(states, canvas, model, sampler)
+    uniforms = row_uniforms(seed, attention_mask, first_row)
+    meter = Meter.of(canvas)
+    states = states_of(sampler, model, canvas, attention_mask, blocks, steps, uniforms, meter)
+    return _account(states, canvas, model, meter)
 
 
-def collect(states: Iterator[State], model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Generation:
-    """Run the states of `generation_states` to their end and account for them."""
-    return _account(states, _canvas(model, prompt, sampler), model, sampler)
-
-
-def _states(
-    model: MaskPredictor,
-    canvas: Tensor,
-    attention_mask: Tensor,
-    blocks: list[slice],
-    steps: int | None,
-    sampler: SamplerConfig,
-    uniforms: RowUniforms,
-) -> Iterator[State]:
-    """The loop with the decisions that the configuration names."""
-    mask_token_id = model.config.mask_token_id
-    predict = _predictor(model, canvas != mask_token_id, attention_mask, sampler)
-    order = sampler.make_order()
-    if sampler.eos_last:
-        order = excluding(order, end_tokens(model))
-    stop_token_id = eos_token(model, "stop_at_eos") if sampler.stop_at_eos else None
-    if sampler.speculation is not None and sampler.temperature == 0:
-        return greedy_speculation(
-            predict,
-            canvas,
-            mask_token_id,
-            depth=sampler.speculation,
-            blocks=blocks,
-            steps=steps,
-            order=order,
-            counts=sampler.make_counts(),
-            stop_token_id=stop_token_id,
-            uniforms=uniforms,
-        )
-    if sampler.speculation is not None:
-        return exact_speculation(
-            predict,
-            canvas,
-            mask_token_id,
-            depth=sampler.speculation,
-            temperature=sampler.temperature,
-            blocks=blocks,
-            order=order,
-            keep_order=False,  # so that the law is that of one token a step, whatever the order and the model
-            stop_token_id=stop_token_id,
-            uniforms=uniforms,
-        )
-    return denoise(
-        predict,
-        canvas,
-        mask_token_id,
-        blocks=blocks,
-        steps=steps,
-        draft=sampler.make_draft(),
-        order=order,
-        reveal=sampler.make_reveal(),
-        counts=sampler.make_counts(),
-        edit=sampler.make_edit(),
-        edit_steps=16 if sampler.edit_steps is None else sampler.edit_steps,
-        every_step=REVEALS[sampler.reveal].every_step,
-        lookback=sampler.lookback,
-        stop_token_id=stop_token_id,
-        uniforms=uniforms,
-    )
-
-
-def _predictor(model: MaskPredictor, given: Tensor, attention_mask: Tensor, sampler: SamplerConfig) -> Predict:
-    """The model with the guidance and the suppressed tokens of the configuration; `given` (B, L) is the prompt."""
-    mask_token_id = model.config.mask_token_id
-    shown = None if attention_mask.all() else attention_mask
-    predict: Predict = plain(model, shown, beyond_window=not sampler.variable_length)
-    if sampler.cfg_scale > 0 and sampler.guidance == "prompt":
-        predict = guided(predict, given, mask_token_id, sampler.cfg_scale)
-    elif sampler.cfg_scale > 0:
-        predict = adaptively_guided(predict, given, mask_token_id, sampler.cfg_scale, sampler.guidance_share or 0.7)
-    tokens = [*sampler.suppress_tokens, *([eos_token(model, "forbid_eos")] if sampler.forbid_eos else [])]
-    return suppressed(predict, tokens) if tokens else predict
+def collect(
+    states: Iterator[State], model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig, meter: Meter
+) -> Generation:
+    """Run the states of `generation_states`, which was given this meter, to their end and account for them."""
+    return _account(states, _canvas(model, prompt, sampler), model, meter)
 
 
 def _grow(
@@ -229,66 +169,43 @@ def _grow(
     longest: int,
     seed: int,
     first_row: int,
+    meter: Meter,
 ) -> Generation:
-    """Answers that find their own lengths (DAEDAL), up to `longest`."""
+    """Answers that find their own lengths (DAEDAL), up to `longest`, filled with EOS to that of the longest one."""
     sampler.check_lengths()
     check_tokens(model, prompt)
     attention_mask = prompt_padding(model, prompt, attention_mask)
-    eos = eos_token(model, "longest")
     rows = [row[present == 1] for row, present in zip(prompt, attention_mask, strict=True)]  # without padding
     check_length(model, max(map(len, rows), default=0) + longest)
-    answers = prompt.new_full((len(rows), longest), eos)
-    lengths, predictions = torch.zeros(2, len(rows), dtype=torch.long, device=prompt.device)
+    answers = prompt.new_full((len(rows), longest), eos_token(model, "longest"))
+    lengths = torch.zeros(len(rows), dtype=torch.long, device=prompt.device)
     for i, row in enumerate(rows):  # one by one, as each canvas grows at other places
         uniforms = row_uniforms(seed, row.new_ones(1, len(row) + longest), first_row + i)
-        grown = daedal(
-            _any_length(model, len(row), sampler),
-            row,
-            model.config.mask_token_id,
-            eos,
-            draft=sampler.make_draft(),
-            order=sampler.make_order(),
-            uniforms=uniforms,
-            **sampler.growth(),
-        )
-        lengths[i], predictions[i] = len(grown.sequence) - len(row), grown.forward_passes
-        answers[i, : lengths[i]] = grown.sequence[len(row) :]
+        counted = meter.of_rows(torch.tensor([i], device=prompt.device))
+        answer = answer_of(sampler, model, row, uniforms, counted).sequence[len(row) :]
+        lengths[i] = len(answer)
+        answers[i, : len(answer)] = answer
     sequences = torch.cat((prompt, answers[:, : max(lengths.tolist(), default=0)]), dim=1)
     place = torch.arange(sequences.shape[1], device=prompt.device) - prompt.shape[1]
     generated = (place >= 0) & (place < lengths[:, None])
-    return _generation(model, sequences, generated, predictions, sampler)
+    return _generation(model, sequences, generated, meter)
 
 
-def _any_length(model: MaskPredictor, prompt_length: int, sampler: SamplerConfig) -> Predict:
-    """`_predictor` for one row without padding, whose canvas changes its length."""
-
-    def predict(canvas: Tensor, window: slice) -> Tensor:
-        given = torch.arange(canvas.shape[1], device=canvas.device)[None] < prompt_length
-        return _predictor(model, given, torch.ones_like(canvas), sampler)(canvas, window)
-
-    return predict
-
-
-def _account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, sampler: SamplerConfig) -> Generation:
+def _account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter: Meter) -> Generation:
     """Run the sampler to its end and account for it."""
     generated = canvas == model.config.mask_token_id
-    forward_passes = torch.zeros(canvas.shape[0], dtype=torch.long, device=canvas.device)
     for state in states:
         canvas = state.canvas
-        forward_passes = forward_passes + state.active
-    return _generation(model, canvas, generated, forward_passes, sampler)
+    return _generation(model, canvas, generated, meter)
 
 
-def _generation(
-    model: MaskPredictor, sequences: Tensor, generated: Tensor, predictions: Tensor, sampler: SamplerConfig
-) -> Generation:
-    """The outcome of so many predictions (B,), where `generated` (B, L) says which tokens the sampler wrote."""
-    forward_passes = predictions * (2 if sampler.cfg_scale > 0 else 1)
+def _generation(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
+    """The outcome; `generated` (B, L) says which tokens the sampler wrote."""
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
     ended = (sequences == eos) & generated if eos is not None else torch.zeros_like(generated)
     before_end = ended.cumsum(dim=1) - ended.long() == 0
     tokens = (generated & before_end).sum(dim=1)
-    return Generation(sequences, forward_passes, tokens / forward_passes.clamp(min=1))
+    return Generation(sequences, meter.evaluations, tokens / meter.evaluations.clamp(min=1), meter.query_tokens)
 
 
 def _canvas(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:

@@ -1,13 +1,17 @@
 """Orders: which position's draft is revealed first. A higher score goes first.
 
-Every order has the signature `(logits (B, W, V), draft (B, W), uniforms (B, W)) -> score (B, W)`. Logits are those of
-the prediction at temperature 1 with impossible tokens at -inf; the uniforms are fresh random numbers in (0, 1). With
-one token per step, every order that does not look at the draft samples a perfect model exactly.
+Every order has the signature `(Drafts) -> score (N,)`: one number for each of the N positions of a batch of windows at
+which a token was drafted. With one token per step, every order that does not look at the drafted token samples a
+perfect model exactly.
+
+Shapes: B batch, W window, N drafted positions, V vocabulary.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,43 +20,64 @@ from torch import Tensor
 
 from llada.sampling.predictors import forbid
 
-Order = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Drafts:
+    """Tokens proposed at N positions, and the predictions that they were taken from."""
+
+    logits: Tensor  # (N, V) at temperature 1, impossible tokens at -inf
+    token: Tensor  # (N,)
+    place: Tensor  # (N,) in the window, from 0
+    width: int  # W of the window
+    uniforms: Tensor  # (N,) fresh random numbers in (0, 1)
+
+    @cached_property
+    def log_normaliser(self) -> Tensor:
+        """(N,), what the logits miss log-probabilities by."""
+        return self.logits.logsumexp(dim=-1)
+
+    @cached_property
+    def log_probability(self) -> Tensor:
+        """Of the tokens at temperature 1, (N,) in nats."""
+        return self.logits.gather(-1, self.token[:, None])[:, 0] - self.log_normaliser
 
 
-def confidence(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+Order = Callable[[Drafts], Tensor]
+
+
+def confidence(drafts: Drafts) -> Tensor:
     """The probability of the drafted token: low-confidence remasking (LLaDA, arXiv:2502.09992, alg. 5).
 
     It looks at the drawn token, so at a temperature above 0 even a perfect model is not sampled exactly: rare draws
     are put back and drawn again. At temperature 0 it is `max_probability`.
     """
-    drafted = logits.gather(-1, draft[..., None])[..., 0]
-    return (drafted - logits.logsumexp(dim=-1)).exp()
+    return drafts.log_probability.exp()
 
 
-def max_probability(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+def max_probability(drafts: Drafts) -> Tensor:
     """The probability of the likeliest token, whatever was drawn (arXiv:2502.06768, §4)."""
-    return (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
+    return (drafts.logits.amax(dim=-1) - drafts.log_normaliser).exp()
 
 
-def margin(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+def margin(drafts: Drafts) -> Tensor:
     """The likeliest token's probability less that of the second (arXiv:2502.06768, §4)."""
-    two = (logits.topk(2, dim=-1).values - logits.logsumexp(dim=-1, keepdim=True)).exp()
-    return two[..., 0] - two[..., 1]
+    two = (drafts.logits.topk(2, dim=-1).values - drafts.log_normaliser[:, None]).exp()
+    return two[:, 0] - two[:, 1]
 
 
-def entropy(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+def entropy(drafts: Drafts) -> Tensor:
     """The negative entropy of the prediction, in nats (Dream, arXiv:2508.15487)."""
-    return -entropy_of(logits)
+    return -entropy_of(drafts.logits)
 
 
-def random(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+def random(drafts: Drafts) -> Tensor:
     """A uniformly random order: random remasking (LLaDA, arXiv:2502.09992, alg. 4)."""
-    return uniforms
+    return drafts.uniforms
 
 
-def left_to_right(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
+def left_to_right(drafts: Drafts) -> Tensor:
     """The order of reading: an autoregressive model that also looks ahead at [MASK]."""
-    return permutation(range(draft.shape[1]))(logits, draft, uniforms)
+    return -drafts.place.double()
 
 
 def permutation(positions: Sequence[int]) -> Order:
@@ -60,18 +85,16 @@ def permutation(positions: Sequence[int]) -> Order:
     if sorted(positions) != list(range(len(positions))):
         raise ValueError(f"positions={list(positions)} must name each of 0..{len(positions) - 1} once")
 
-    def scored(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
-        if draft.shape[1] != len(positions):
-            raise ValueError(f"an order of {len(positions)} positions does not fit a window of {draft.shape[1]}")
-        score = torch.empty(len(positions), dtype=torch.float64, device=logits.device)
-        score[torch.tensor(positions, device=logits.device)] = -torch.arange(len(positions)).to(score)
-        return score.expand(draft.shape)
+    def scored(drafts: Drafts) -> Tensor:
+        if drafts.width != len(positions):
+            raise ValueError(f"an order of {len(positions)} positions does not fit a window of {drafts.width}")
+        return -torch.tensor(positions, device=drafts.place.device).argsort()[drafts.place].double()
 
     return scored
 
 
 def position_calibrated(frequencies: Tensor, decay: float = 0.25, cap: float = 10.0) -> Order:
-    """PC-Sampler (arXiv:2508.13021): `exp(-decay * position) * min(-p log f, cap)` of the drafted token.
+    """PC-Sampler (arXiv:2508.13021): log of `exp(-decay * position) * min(-p log f, cap)` of the drafted token.
 
     Early positions first, and among them tokens that are likely (p) but rare in general (f): the draft's probability
     times its information under the background distribution.
@@ -84,13 +107,12 @@ def position_calibrated(frequencies: Tensor, decay: float = 0.25, cap: float = 1
         raise ValueError("frequencies must be one number >= 0 per token, not all of them 0")
     information = -(counts.where(counts > 0, counts[counts > 0].min()) / counts.sum()).log()  # (V,)
 
-    def scored(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
-        if logits.shape[-1] > len(information):
-            raise ValueError(f"frequencies of {len(information)} tokens do not fit a vocabulary of {logits.shape[-1]}")
-        # in float32 all positions beyond some 400 would have the same score, 0
-        position = torch.arange(draft.shape[1], device=draft.device, dtype=torch.float64)
-        surprise = confidence(logits, draft, uniforms) * information.to(draft.device)[draft]
-        return (-decay * position).exp() * surprise.clamp(max=cap)
+    def scored(drafts: Drafts) -> Tensor:
+        V = drafts.logits.shape[-1]
+        if len(information) < V:
+            raise ValueError(f"frequencies of {len(information)} tokens do not fit a vocabulary of {V}")
+        surprise = confidence(drafts) * information.to(drafts.token.device)[drafts.token]
+        return surprise.clamp(max=cap).log() - decay * drafts.place.double()  # the exponential would underflow
 
     return scored
 
@@ -102,9 +124,10 @@ def excluding(order: Order, tokens: list[int]) -> Order:
     temperature.
     """
 
-    def scored(logits: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
-        score = order(forbid(logits, tokens), draft, uniforms)
-        return score.masked_fill(torch.isin(draft, torch.tensor(tokens, device=draft.device)), -torch.inf)
+    def scored(drafts: Drafts) -> Tensor:
+        score = order(replace(drafts, logits=forbid(drafts.logits, tokens)))
+        ending = torch.isin(drafts.token, torch.tensor(tokens, device=drafts.token.device))
+        return score.masked_fill(ending, -torch.inf)
 
     return scored
 

@@ -47,8 +47,11 @@ def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
 def prompt_padding(model: MaskPredictor, prompt: Tensor, attention_mask: Tensor | None) -> Tensor:
     """`left_padding` of a prompt. Raises ValueError where it holds [MASK], too."""
     attention_mask = left_padding(prompt, attention_mask)
-    if ((prompt == model.config.mask_token_id) & (attention_mask == 1)).any():
+    masked = prompt == model.config.mask_token_id
+    if (masked & (attention_mask == 1)).any():
         raise ValueError("the prompt holds [MASK] tokens; llada.infill fills them, generate only continues")
+    if masked.any():
+        raise ValueError("the padding holds [MASK] tokens, which stand for what is generated; pad with another token")
     return attention_mask
 
 

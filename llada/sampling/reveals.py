@@ -8,25 +8,26 @@ one file, because each is a few lines on the same `Step` and they are read by co
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llada.sampling.orders import confidence, entropy_of
-from llada.sampling.predictors import Predict, RowPredictor
+from llada.sampling.orders import Drafts, confidence, entropy_of
+from llada.sampling.predictors import Predict, logits_at
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a reveal rule knows about one step."""
+    """What a reveal rule knows about one step. Rows that take no part in it are there, too, and stay as they are."""
 
-    logits: Tensor  # (B, W, V) of the prediction, impossible tokens at -inf
-    draft: Tensor  # (B, W) the token proposed at each position; the present one where visible
-    score: Tensor  # (B, W) of the order, higher first
+    drafts: Drafts  # of the N predicted positions, row by row
+    predicted: Tensor  # (B, W) bool: the masked ones, and the other writable ones for a rule with `everywhere`
+    draft: Tensor  # (B, W) the token proposed at each position; the present one where there is none
+    score: Tensor  # (B, W) of the order, higher first; -inf where nothing was predicted
     masked: Tensor  # (B, W) bool, [MASK] before the step
     count: Tensor  # (B,) tokens that the schedule reveals in this step
     writable: Tensor  # (B, W) bool, what the sampler may write, and so mask again
@@ -36,23 +37,21 @@ class Step:
     steps: int  # of the block
     canvas: Tensor  # (B, L) before the step
     block: slice  # where the window W lies in it
-    rows: Tensor | None = None  # (B,) which rows of the loop's batch these are; None: all
     earlier: tuple["Step", ...] = ()  # the latest steps of the block, oldest first, as many as were asked for
+
+    def spread(self, values: Tensor, elsewhere: float) -> Tensor:
+        """Values (N,) of the predicted positions in the window, (B, W)."""
+        return spread(values, self.predicted, elsewhere)
 
     @cached_property
     def probability(self) -> Tensor:
-        """Of the drafts at temperature 1, (B, W)."""
-        return confidence(self.logits, self.draft, self.uniforms)
+        """Of the drafts at temperature 1, (B, W); 1 where nothing was predicted."""
+        return self.spread(confidence(self.drafts), 1.0)
 
     @cached_property
     def rank(self) -> Tensor:
         """Place of each masked position in the order, from 0; ties go to the leftmost, visible ones come last."""
         return rank_by_score(self.score, self.masked)
-
-    def of_rows(self, chosen: Tensor) -> Self:
-        """The step as those rows saw it that `chosen`, bool (B,), names."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[chosen] for name, value in values.items() if isinstance(value, Tensor)})
 
     @property
     def left(self) -> Tensor:
@@ -61,6 +60,19 @@ class Step:
 
 
 Reveal = Callable[[Step], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A reveal rule that asks more of the loop than the predictions at masked positions."""
+
+    visible: Reveal
+    everywhere: bool = False  # predictions at visible positions that are writable, too
+    every_step: bool = False  # goes on when nothing is masked
+    lookback: int = 0  # earlier steps of the block that it is shown
+
+    def __call__(self, step: Step) -> Tensor:
+        return self.visible(step)
 
 
 def top_k(step: Step) -> Tensor:
@@ -93,7 +105,7 @@ def entropy_bound(bound: float) -> Reveal:
     """
 
     def visible(step: Step) -> Tensor:
-        entropies = entropy_of(step.logits.double())
+        entropies = step.spread(entropy_of(step.drafts.logits).double(), 0.0)
         ordered = torch.zeros_like(entropies).scatter_(1, step.rank, entropies)
         excess = ordered.cumsum(dim=1) - ordered.cummax(dim=1).values
         return ~step.masked | _prefix(step, excess.gather(1, step.rank) <= bound)
@@ -120,11 +132,11 @@ def ancestral_steps(mask_probability: Callable[[float], float]) -> Reveal:
     return visible
 
 
-def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> Reveal:
+def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> Rule:
     """Tokens that are sure and have settled, or else the `count` best (KLASS, arXiv:2511.05664).
 
     Settled: for the last `history` steps the prediction moved by less than `divergence` nats from one to the next, and
-    the likeliest token's probability is above `minimum`. The loop must be given a lookback of `history` steps.
+    the likeliest token's probability is above `minimum`.
 
     Where fewer than `count` have settled the best others join them; the authors' code reveals the settled ones alone,
     and may end with tokens still masked.
@@ -134,17 +146,18 @@ def klass(minimum: float = 0.9, divergence: float = 0.01, history: int = 2) -> R
         usual = top_k(step)
         if len(step.earlier) < history:
             return usual
-        settled = step.masked.clone()
-        predictions = [given.logits.log_softmax(dim=-1) for given in (*step.earlier[-history:], step)]
+        seen = (*step.earlier[-history:], step)  # what is masked now was so, and predicted, in the earlier ones
+        predictions = [given.drafts.logits[step.masked[given.predicted]].log_softmax(dim=-1) for given in seen]
+        sure = predictions[-1].amax(dim=-1).exp() > minimum
         for before, after in pairwise(predictions):
             moved = (after.exp() * (after - before).masked_fill(after == -math.inf, 0.0)).sum(dim=-1)
-            settled &= moved < divergence
-        settled &= predictions[-1].amax(dim=-1).exp() > minimum
+            sure &= moved < divergence
+        settled = step.masked.masked_scatter(step.masked, sure) & (step.score > -torch.inf)  # not what is to be last
         others = rank_by_score(step.score, step.masked & ~settled)
         missing = step.count[:, None] - settled.sum(dim=1, keepdim=True)
         return ~step.masked | settled | (others < missing)
 
-    return visible
+    return Rule(visible, lookback=history)
 
 
 def mask_predict(step: Step) -> Tensor:
@@ -161,7 +174,7 @@ def mask_predict(step: Step) -> Tensor:
     return _all_but_lowest(probability, step.writable, masked_after)
 
 
-def p2(eta: float = 1.0, planner: Predict | None = None, kappa: Callable[[float], float] = lambda done: done) -> Reveal:
+def p2(eta: float = 1.0, planner: Predict | None = None, kappa: Callable[[float], float] = lambda done: done) -> Rule:
     """Path planning (P2, arXiv:2502.03540): keep the tokens that a planner trusts, wherever they are.
 
     After j of N steps floor(n (1 - kappa(j / N))) of the n writable positions are masked: those of lowest score, which
@@ -175,22 +188,18 @@ def p2(eta: float = 1.0, planner: Predict | None = None, kappa: Callable[[float]
     """
 
     def visible(step: Step) -> Tensor:
-        planned = step.logits
+        drafts = step.drafts
         if planner is not None:
             completed = step.canvas.clone()
             completed[:, step.block] = step.draft
-            narrowed = planner
-            if step.rows is not None and isinstance(planner, RowPredictor):
-                narrowed = planner.of_rows(step.rows)
-            planned = narrowed(completed, step.block)
-        trusted = planned.log_softmax(dim=-1).gather(-1, step.draft[..., None])[..., 0]
-        drafted = step.probability.log()
+            drafts = replace(drafts, logits=logits_at(planner, completed, step.block, step.predicted))
+        drafted, trusted = (step.spread(seen.log_probability, 0.0) for seen in (step.drafts, drafts))
         score = torch.where(step.masked, drafted, eta * trusted if eta else torch.zeros_like(drafted))
         n = step.writable.sum(dim=1, keepdim=True)
-        masked_after = (n * (1 - kappa((step.index + 1) / step.steps)) + 1e-9).long()
+        masked_after = (n.double() * (1 - kappa((step.index + 1) / step.steps)) + 1e-9).long()
         return _all_but_lowest(score, step.writable, masked_after)
 
-    return visible
+    return Rule(visible, everywhere=True)
 
 
 Variant = Literal["cap", "rescale", "conf", "loop"]
@@ -198,12 +207,12 @@ Variant = Literal["cap", "rescale", "conf", "loop"]
 
 def remdm(
     variant: Variant = "cap", eta: float = 0.008, *, t_on: float = 0.55, t_off: float = 0.05, alpha_on: float = 0.9
-) -> Reveal:
+) -> Rule:
     """Remasking diffusion (ReMDM, arXiv:2503.00307, §3 and 4): the reverse process that also masks again.
 
     From t to s a visible token is masked with probability sigma, a masked one revealed with probability
     `(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)`: how many are masked is distributed as in `ancestral`, for any
-    sigma up to sigma_max = min(1, (1 - alpha_s) / alpha_t). Needs every step of the loop.
+    sigma up to sigma_max = min(1, (1 - alpha_s) / alpha_t), but for "conf", which masks more.
 
     Args:
         variant: "cap": sigma = min(eta, sigma_max); "rescale": eta sigma_max; "conf": that, times a softmax over the
@@ -245,7 +254,7 @@ def remdm(
         kept = ~step.masked & ((step.uniforms >= masking) | ~step.writable)
         return revealed | kept
 
-    return visible
+    return Rule(visible, every_step=True)
 
 
 def gibbs(size: int = 1) -> Reveal:
@@ -257,10 +266,10 @@ def gibbs(size: int = 1) -> Reveal:
 
     def visible(step: Step) -> Tensor:
         after = ~step.masked | (step.rank == 0)
-        if step.steps - step.index - 1 < size:  # too few left to fill the gaps
-            return after
+        gaps = step.writable.sum(dim=1, keepdim=True).clamp(max=size)
         chosen = rank_by_score(step.uniforms, step.writable) < size
-        return torch.where(after.all(dim=1, keepdim=True), ~(chosen & step.writable), after)
+        again = after.all(dim=1, keepdim=True) & (step.steps - step.index - 1 >= gaps)  # enough are left to fill them
+        return torch.where(again, ~(chosen & step.writable), after)
 
     return visible
 
@@ -274,12 +283,20 @@ def early_exit(reveal: Reveal, gaps: tuple[float, float, float] = (7.5, 5.0, 2.5
     """
 
     def visible(step: Step) -> Tensor:
-        two = step.logits.topk(2, dim=-1).values
-        gap = torch.where(step.masked, two[..., 0] - two[..., 1], 0.0).sum(dim=1, keepdim=True) / step.left.clamp(min=1)
+        two = step.drafts.logits.topk(2, dim=-1).values
+        gap = torch.nan_to_num(two[:, 0] - two[:, 1], posinf=max(gaps))  # a single possible token is just sure enough
+        gap = step.spread(gap, 0.0).masked_fill(~step.masked, 0.0).sum(dim=1, keepdim=True)
         least = gaps[min(int(3 * step.index / step.steps), 2)]
-        return torch.where(gap >= least, torch.ones_like(step.masked), reveal(step))
+        sure = (step.left > 0) & (gap >= least * step.left)
+        return torch.where(sure, torch.ones_like(step.masked), reveal(step))
 
-    return visible
+    return replace(reveal, visible=visible) if isinstance(reveal, Rule) else visible
+
+
+def spread(values: Tensor, chosen: Tensor, elsewhere: float) -> Tensor:
+    """Values (N,) at the chosen positions, bool (B, W), and another one elsewhere."""
+    whole = torch.full(chosen.shape, elsewhere, dtype=values.dtype, device=values.device)
+    return whole.masked_scatter(chosen, values)
 
 
 def rank_by_score(score: Tensor, among: Tensor) -> Tensor:
@@ -315,8 +332,6 @@ class RevealEntry(NamedTuple):
     adaptive: bool = False  # the number of steps comes from the predictions
     probabilities: bool = False  # compares the scores of the order with a probability
     remasking: bool = False  # may mask a token again
-    every_step: bool = False  # goes on when nothing is masked
-    lookback: Callable[..., int] = lambda **fields: 0  # earlier steps it looks at
 
 
 REVEALS: dict[str, RevealEntry] = {
@@ -328,7 +343,6 @@ REVEALS: dict[str, RevealEntry] = {
         klass,
         {"threshold": "minimum", "kl_threshold": "divergence", "history": "history"},
         counted=True,
-        lookback=lambda history=2, **_: history,
     ),
     "ancestral": RevealEntry(lambda: ancestral, ordered=False),
     "mask_predict": RevealEntry(lambda: mask_predict, ordered=False, remasking=True),
@@ -338,7 +352,6 @@ REVEALS: dict[str, RevealEntry] = {
         ("remask",),
         ordered=False,
         remasking=True,
-        every_step=True,
     ),
     "p2": RevealEntry(p2, {"eta": "eta"}, ordered=False, remasking=True),
     "gibbs": RevealEntry(gibbs, {"resample": "size"}, ("steps",), remasking=True),

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llada.sampling.chains import Round, chains, places, predict_chains
-from llada.sampling.denoise import _fill_after_stop, row_uniforms
+from llada.sampling.chains import Round, chains, places, predict_chains, scores
+from llada.sampling.denoise import fill_after_stop, row_uniforms
 from llada.sampling.drafts import inverse_cdf
 from llada.sampling.orders import Order, confidence, max_probability
 from llada.sampling.predictors import Predict
@@ -48,7 +48,7 @@ def greedy_speculation(
 
     Args:
         predict: (canvas (N, L), block) → logits (N, W, V), for any N: a chain has up to `depth` canvases for each row.
-            One that knows its batch must be a `RowPredictor`.
+            One that knows its batch must be a `Predictor`.
         depth: of the chain, at least 1; 1 gains nothing.
         canvas, mask_token_id, blocks, steps, order, counts, stop_token_id, uniforms: as for
             `llada.sampling.denoise.denoise`.
@@ -57,6 +57,7 @@ def greedy_speculation(
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id
     stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+    everyone = torch.ones_like(stopped)
     index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         masks = (canvas[:, block] == mask_token_id).sum(dim=1)
@@ -83,7 +84,7 @@ def greedy_speculation(
             done = done.index_add(0, rows, right + 1)
             after = call.after(truth[last])
             if stop_token_id is not None:
-                after, stopped = _fill_after_stop(after, writable, mask_token_id, stop_token_id)
+                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id, everyone)
             yield call.round(next(index), after, by, draft[last], visible, score.gather(0, by))
             canvas = after
 
@@ -118,7 +119,7 @@ def exact_speculation(
 
     Args:
         predict: (canvas (N, L), block) → logits (N, W, V), for any N: a chain has up to `depth` canvases for each row.
-            One that knows its batch must be a `RowPredictor`.
+            One that knows its batch must be a `Predictor`.
         canvas: (B, L) tokens; what is not [MASK] at the start stays as it is.
         depth: drafts in a turn, at least 1; a call settles up to so many tokens.
         temperature: of the tokens, above 0; the order sees the logits at temperature 1.
@@ -142,6 +143,7 @@ def exact_speculation(
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id
     stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
+    everyone = torch.ones_like(stopped)
     index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         rows = ((canvas[:, block] == mask_token_id).any(dim=1) & ~stopped).nonzero()[:, 0]  # (R,)
@@ -190,7 +192,7 @@ def exact_speculation(
             visible = chain[:, 0] != mask_token_id
             after = call.after(chain[:, 0])
             if stop_token_id is not None:
-                after, stopped = _fill_after_stop(after, writable, mask_token_id, stop_token_id)
+                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id, everyone)
             yield call.round(
                 next(index), after, call.settling(right), draft, visible, torch.where(kept, turn.score, score)
             )
@@ -238,7 +240,7 @@ def _plan(
     """The likeliest token at each masked position, the present one elsewhere; its score; its place in the order."""
     masked = window == mask_token_id
     draft = torch.where(masked, logits.argmax(dim=-1), window)
-    score = order(logits, draft, uniforms)
+    score = scores(order, logits, draft, uniforms)
     return draft, score, rank_by_score(score, masked)
 
 

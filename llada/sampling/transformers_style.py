@@ -13,6 +13,7 @@ from transformers.utils.generic import ModelOutput
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
 from llada.sampling.generate import collect, generate, generation_states
+from llada.sampling.predictors import Meter
 
 # Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
 _NOT_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
@@ -25,6 +26,7 @@ class DiffusionGenerationOutput(ModelOutput):
     sequences: Tensor | None = None  # (B, P + new tokens)
     tokens_per_forward: Tensor | None = None  # (B,)
     forward_passes: Tensor | None = None  # (B,)
+    query_tokens: Tensor | None = None  # (B,)
 
 
 @runtime_checkable
@@ -72,8 +74,9 @@ class DiffusionGenerationMixin:
         if streamer is None:
             generation = generate(self, input_ids, attention_mask, sampler, seed)
         else:
-            states = generation_states(self, input_ids, attention_mask, sampler, seed)
-            generation = collect(_streamed(states, input_ids, streamer), self, input_ids, sampler)
+            meter = Meter.of(input_ids)
+            states = generation_states(self, input_ids, attention_mask, sampler, seed, meter=meter)
+            generation = collect(_streamed(states, input_ids, streamer), self, input_ids, sampler, meter)
         return DiffusionGenerationOutput(**generation._asdict()) if as_output else generation.sequences
 
 
@@ -90,13 +93,19 @@ def _with_length(source: dict[str, Any], prompt_length: int) -> dict[str, Any]:
     new_tokens, total = values.pop("max_new_tokens", None), values.pop("max_length", None)
     if new_tokens is not None:
         return {"gen_length": new_tokens} | values
-    return values if total is None else {"gen_length": total - prompt_length} | values
+    if total is None:
+        return values
+    if total <= prompt_length:
+        raise ValueError(f"max_length={total} leaves no token after a prompt of {prompt_length}; raise it")
+    return {"gen_length": total - prompt_length} | values
 
 
 def _sampler(values: dict[str, Any]) -> SamplerConfig:
     """The sampler that transformers' names and ours describe together."""
     temperature = float(values.get("temperature", 1.0))
     sample = values.pop("do_sample", "temperature" in values)
+    if sample and temperature == 0:
+        raise ValueError("do_sample=True has no effect at temperature=0, which takes the likeliest token")
     values["temperature"] = temperature if sample else 0.0
     return SamplerConfig(**values)
 

@@ -44,7 +44,7 @@ class RowUniforms:
         for counter in (self.seed, self.rows[:, None], step, stream):
             key = _mix(key + counter)
         bits = _mix(key + self.positions[:, columns])
-        return (_shift(bits, 11).double() + 0.5) * 2.0**-53
+        return ((_shift(bits, 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)  # the last one rounds to 1
 
 
 def _mix(key: Tensor) -> Tensor:

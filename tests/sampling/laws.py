@@ -8,6 +8,7 @@ happen), each with its probability; equal states are then merged.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llada.sampling.denoise import denoise
-from llada.sampling.reveals import Step, top_k
+from llada.sampling.reveals import Rule, Step, top_k
 
 EDGE = 1e-9  # an event is tried with numbers this near to its bound, on both sides
 
@@ -91,7 +92,7 @@ def chain(
     logits = _table(bed, predict)
     ended, predictions = [], 0.0
     for index in range(steps if until is None else until):
-        live = (states.canvas[:, window] == bed.mask).any(dim=1) | loop.get("every_step", False)
+        live = (states.canvas[:, window] == bed.mask).any(dim=1) | _rule(loop).every_step
         ended.append(states.of_rows(~live))
         if not live.any():
             break
@@ -147,13 +148,13 @@ def after(
     loop: dict[str, Any],
 ) -> States:
     """Where the loop's step `index` leads, and what is remembered then."""
-    rule, seen = loop.get("reveal", top_k), list[Step]()
+    rule, seen = _rule(loop), list[Step]()
 
-    def reveal(step: Step) -> Tensor:
+    def watched(step: Step) -> Tensor:
         seen.append(step)
         return rule(step)
 
-    given = {"blocks": [slice(0, bed.length)]} | loop | {"reveal": reveal}
+    given = {"blocks": [slice(0, bed.length)]} | loop | {"reveal": replace(rule, visible=watched)}
     many = tried.script.shape[1]
     states = denoise(
         lambda canvas, block: logits(canvas)[:, block],
@@ -161,7 +162,7 @@ def after(
         bed.mask,
         steps=steps,
         first_step=index + 1 - many,
-        draft=lambda logits, masked, uniforms: uniforms.long(),  # the script says which tokens
+        draft=lambda logits, uniforms: uniforms.long(),  # the script says which tokens
         uniforms=Scripted(tried.script, index + 1 - many),
         writable=torch.ones_like(tried.origin, dtype=torch.bool),
         **given,
@@ -171,9 +172,14 @@ def after(
     if not remembers:
         return States(canvas, held, tried.weight, canvas, tried.script[:, :0])
     if next(states, None) is not None:  # in its next step the loop says what it remembers
-        rows = torch.arange(len(canvas)) if seen[-1].rows is None else seen[-1].rows
-        held[rows, seen[-1].block] = seen[-1].held
+        held[:, seen[-1].block] = seen[-1].held
     return tried._replace(canvas=canvas, held=held)
+
+
+def _rule(loop: dict[str, Any]) -> Rule:
+    """What reveals, with what it asks of the loop."""
+    reveal = loop.get("reveal", top_k)
+    return reveal if isinstance(reveal, Rule) else Rule(reveal)
 
 
 def _table(bed, predict: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from transformers import (
 
 from llada.sampling.adapter import adapted
 from llada.sampling.denoise import denoise
-from llada.sampling.generate import SamplerConfig, generate, infill
+from llada.sampling.generate import SamplerConfig, generate, generation_states, infill
 from llada.sampling.predictors import plain, suppressed
 
 PAD, CLS, SEP, MASK, VOCAB = 1, 2, 3, 4, 40
@@ -77,14 +77,24 @@ def test_infilling_fills_the_masks_and_keeps_the_special_tokens(model, temperatu
     assert not torch.isin(out[~given], torch.tensor([*SPECIAL, MASK])).any()
 
 
-@pytest.mark.parametrize("name", ["threshold", "entropy_bound", "mask_predict", "p2", "gibbs"])
+@pytest.mark.parametrize("name", ["threshold", "entropy_bound", "mask_predict", "p2", "gibbs", "remdm_conf"])
 def test_any_sampler_generates(model, name):
-    fields = {"block_length": 4} if name == "threshold" else {"steps": 16} if name == "gibbs" else {}
+    fields = {"block_length": 4} if name == "threshold" else {"steps": 16} if name in ("gibbs", "remdm_conf") else {}
     sampler = SamplerConfig.named(name, gen_length=8, suppress_tokens=SPECIAL, **fields)
     prompt = canvas()[:, :2]
     out = generate(model[0], prompt, None, sampler)
     assert torch.equal(out.sequences[:, :2], prompt)
     assert not torch.isin(out.sequences[:, 2:], torch.tensor([*SPECIAL, MASK])).any()
+
+
+def test_step_in_which_nothing_is_masked_gives_the_network_no_empty_batch(model):
+    """Few networks take one; a rule that masks again goes on when a single row is full."""
+    sampler = SamplerConfig(reveal="remdm", remask="rescale", eta=1.0, gen_length=4, steps=24, temperature=1.0,
+                            suppress_tokens=SPECIAL)  # fmt: skip
+    states = list(generation_states(model[0], canvas()[:1, :2], None, sampler))
+    assert len(states) == 24
+    assert any(not (state.canvas == MASK).any() for state in states[:-1])
+    assert not (states[-1].canvas == MASK).any()
 
 
 def test_loop_beneath_works_with_the_plain_predictor(model):

@@ -159,9 +159,12 @@ def test_infilling_with_what_only_generation_has_is_refused(model, background, n
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"reveal": "gibbs", "steps": LENGTH - 1}, "gibbs reveals one token in a step, so 8 are the fewest"),
-        ({"counts": [2, 1]}, r"counts=\[2, 1\] reveal 3 tokens, fewer than are masked"),
-        ({"counts": []}, r"counts=\[\] are 0 steps, not 1"),
+        (
+            {"reveal": "gibbs", "steps": LENGTH - 1},
+            "steps=7 gives 7 to a block of 8 masks; gibbs reveals one token in",
+        ),
+        ({"counts": [2, 1]}, r"counts=\[2, 1\] reveal 3 tokens, fewer than the 8 of a block"),
+        ({"counts": []}, r"counts=\[\] reveal 0 tokens, fewer than the 8 of a block"),
         ({"steps": 3, "block_length": LENGTH // 2}, "steps=3 cannot be shared equally by 2 blocks of 4 tokens"),
     ],
 )

@@ -13,7 +13,7 @@ import llada
 from llada.config import ConfigError
 from llada.sampling.denoise import denoise
 from llada.sampling.generate import SamplerConfig, generate, generation_states, infill
-from llada.sampling.orders import ORDERS, confidence, excluding
+from llada.sampling.orders import ORDERS, Drafts, confidence, excluding
 from llada.sampling.predictors import guided, plain, suppressed
 from llada.sampling.reveals import Step, top_k
 from llada.sampling.schedules import even_counts
@@ -319,12 +319,14 @@ def test_equal_scores_reveal_the_leftmost():
     assert top_k(step).tolist() == [[True, True, True, False]]
 
 
-def step_of(score: Tensor, masked: Tensor | None = None, **fields) -> Step:
-    """A step of which only some things matter; score (B, W)."""
-    masked = torch.ones_like(score, dtype=torch.bool) if masked is None else masked
+def step_of(score: Tensor, masked: Tensor, **fields) -> Step:
+    """A step of which only some things matter; score and masked (B, W)."""
     B, W = score.shape
+    row, place = masked.nonzero(as_tuple=True)
+    numbers = torch.full(row.shape, 0.5, dtype=torch.float64)
     usual = {
-        "logits": torch.zeros(B, W, 3, dtype=torch.float64),
+        "drafts": Drafts(torch.zeros(len(row), 3, dtype=torch.float64), torch.zeros_like(row), place, W, numbers),
+        "predicted": masked,
         "draft": torch.zeros(B, W, dtype=torch.long),
         "score": score,
         "masked": masked,
@@ -345,6 +347,33 @@ def test_states_share_no_memory():
     states = list(denoise(lambda c, b: torch.randn(1, 3, 4), canvas, 0))
     assert [int((s.canvas == 0).sum()) for s in states] == [2, 1, 0]
     assert (canvas == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"blocks": [slice(0, 2), slice(2, 4)]}, r"slice\(2, 4, None\) is no window of a canvas of 3 tokens"),
+        ({"blocks": [slice(0, 3, 2)]}, "is no window"),
+        ({"blocks": [slice(2, 1)]}, "is no window"),
+        ({"steps": 0}, "steps=0 must be at least 1, or None"),
+        ({"first_step": -1}, "first_step=-1 must be one of"),
+        ({"first_step": 2, "steps": 2}, "first_step=2 must be one of the 2 steps"),
+    ],
+)
+def test_impossible_run_is_explained(options, message):
+    with pytest.raises(ValueError, match=message):
+        next(denoise(lambda c, b: torch.zeros(1, 3, 4)[:, b], torch.zeros(1, 3, dtype=torch.long), 0, **options))
+
+
+def test_position_at_which_no_token_is_possible_is_explained():
+    def predict(canvas: Tensor, block: slice) -> Tensor:
+        return torch.zeros(1, 3, 4)[:, block]
+
+    canvas = torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match="no token is possible at some position: all are suppressed, or none is"):
+        next(denoise(suppressed(predict, [1, 2, 3]), canvas, 0))  # what is left is [MASK]
+    with pytest.raises(ValueError, match=r"suppressed tokens \[4, -1\] are none of the 4 of the vocabulary"):
+        next(denoise(suppressed(predict, [1, 4, -1]), canvas, 0))
 
 
 @pytest.mark.parametrize(

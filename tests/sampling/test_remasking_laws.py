@@ -147,7 +147,7 @@ def test_b7_mask_predict_has_the_law_of_its_statement(name, predictor, steps):
 )
 def test_b16_remasking_diffusion_has_the_law_of_its_statement(name, steps, predictor, variant, eta):
     bed, changes = BEDS[name], remdm(variant, eta)
-    q, predictions = law(bed, getattr(bed, predictor), steps, remembers=variant == "conf", every_step=True,
+    q, predictions = law(bed, getattr(bed, predictor), steps, remembers=variant == "conf",
                          event_probability=bounds(changes, steps), reveal=reveals.remdm(variant, eta))  # fmt: skip
     assert predictions == pytest.approx(steps)
     assert float(q.sum()) == pytest.approx(1, abs=1e-12)
@@ -160,7 +160,7 @@ def test_law_would_be_another_one_without_what_is_remembered(rule, least):
     if rule == "mask_predict":
         options = {"reveal": rounded(reveals.mask_predict)}
     else:
-        options = {"reveal": reveals.remdm("conf", 1.0), "every_step": True,
+        options = {"reveal": reveals.remdm("conf", 1.0),
                    "event_probability": bounds(remdm("conf", 1.0), 3)}  # fmt: skip
     remembered, forgotten = (law(BED, BED.oracle, 3, remembers=remembers, **options)[0] for remembers in (True, False))
     assert total_variation(remembered, forgotten) > least
@@ -178,14 +178,14 @@ def test_law_would_be_another_one_without_what_is_remembered(rule, least):
     ],
 )
 def test_t22_remasking_diffusion_has_the_published_laws(variant, eta, steps, variation):
-    q, _ = law(BED, BED.oracle, steps, event_probability=bounds(remdm(variant, eta), steps), every_step=True,
+    q, _ = law(BED, BED.oracle, steps, event_probability=bounds(remdm(variant, eta), steps),
                reveal=reveals.remdm(variant, eta))  # fmt: skip
     assert total_variation(q, BED.p) == pytest.approx(variation, abs=1e-6)
 
 
 def masks_after(done: int, variant: str, eta: float) -> Tensor:
     """Probabilities of 0..3 masks after so many of six steps."""
-    canvas, weight, _ = chain(BED, BED.oracle, 6, until=done, every_step=True, remembers=variant == "conf",
+    canvas, weight, _ = chain(BED, BED.oracle, 6, until=done, remembers=variant == "conf",
                               event_probability=bounds(remdm(variant, eta), 6),
                               reveal=reveals.remdm(variant, eta))  # fmt: skip
     return torch.zeros(4).double().index_add(0, (canvas == BED.mask).sum(dim=1), weight)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,27 +13,41 @@ from torch import Tensor
 from llada.config import ConfigError
 from llada.sampling import orders, reveals
 from llada.sampling.denoise import State, denoise, row_uniforms
-from llada.sampling.drafts import categorical, replacing, truncated
+from llada.sampling.drafts import Edit, categorical, draft_at, replacing, truncated
 from llada.sampling.generate import SamplerConfig
-from llada.sampling.orders import ORDERS
-from llada.sampling.predictors import suppressed
-from llada.sampling.reveals import REVEALS, Reveal, Step
+from llada.sampling.orders import ORDERS, Drafts
+from llada.sampling.predictors import Predictor, suppressed
+from llada.sampling.reveals import REVEALS, Reveal, Rule, Step
 from llada.sampling.schedules import cosine_counts, given_counts
+from llada.sampling.uniforms import Stream
 
 VECTORS = {"A": (0.5, 0.49, 0.01), "B": (0.45, 0.30, 0.25), "C": (0.6, 0.2, 0.2), "D": (0.55, 0.45, 0.0)}
-NONE = torch.zeros(1, 4, dtype=torch.float64)
 
 
-def step_of(p: list, masked: list[bool] | None = None, **fields) -> Step:
-    """A step of one row with the given probabilities (W, V), greedy drafts and their confidence as scores."""
-    logits = torch.tensor([p], dtype=torch.float64).log()
-    draft = logits.argmax(dim=-1)
-    W = draft.shape[1]
+def drafts_of(logits: Tensor, token: list[int] | None = None) -> Drafts:
+    """Drafts at all positions of one window, of logits (W, V); the likeliest tokens unless others are given."""
+    drafted = logits.argmax(dim=-1) if token is None else torch.tensor(token)
+    W = len(logits)
+    return Drafts(logits, drafted, torch.arange(W), W, torch.full((W,), 0.5, dtype=torch.float64))
+
+
+def step_of(p: list, masked: list[bool] | None = None, *, everywhere: bool = False, **fields) -> Step:
+    """A step of one row with the given probabilities (W, V), greedy drafts and their confidence as scores.
+
+    Predicted is what is masked, or everything.
+    """
+    whole = drafts_of(fields.pop("logits", torch.tensor(p, dtype=torch.float64).log()))
+    W = whole.width
+    hidden = torch.ones(1, W, dtype=torch.bool) if masked is None else torch.tensor([masked])
+    predicted = torch.ones_like(hidden) if everywhere else hidden
+    at = predicted[0]
+    drafts = Drafts(whole.logits[at], whole.token[at], whole.place[at], W, whole.uniforms[at])
     given = {
-        "logits": logits,
-        "draft": draft,
-        "score": orders.confidence(logits, draft, NONE),
-        "masked": torch.ones(1, W, dtype=torch.bool) if masked is None else torch.tensor([masked]),
+        "drafts": drafts,
+        "predicted": predicted,
+        "draft": whole.token[None],
+        "score": reveals.spread(orders.confidence(drafts), predicted, -torch.inf),
+        "masked": hidden,
         "count": torch.ones(1, dtype=torch.long),
         "writable": torch.ones(1, W, dtype=torch.bool),
         "held": torch.ones(1, W, dtype=torch.float64),
@@ -81,12 +96,12 @@ def table(seed: int, length: int = 8, vocab: int = 6):
     ],
 )
 def test_b4_scores_are_the_published_ones(name, best, gap, nats):
-    logits = torch.tensor([[VECTORS[name]]], dtype=torch.float64).log()
-    draft = torch.tensor([[2]])  # the least likely token: none of them looks at it
-    assert float(orders.max_probability(logits, draft, NONE)) == pytest.approx(best, abs=1e-12)
-    assert float(orders.margin(logits, draft, NONE)) == pytest.approx(gap, abs=1e-12)
-    assert float(orders.entropy(logits, draft, NONE)) == pytest.approx(-nats, abs=1e-6)
-    assert float(orders.confidence(logits, draft, NONE)) == pytest.approx(VECTORS[name][2], abs=1e-12)
+    logits = torch.tensor([VECTORS[name]], dtype=torch.float64).log()
+    drafts = drafts_of(logits, [2])  # the least likely token: only confidence looks at it
+    assert float(orders.max_probability(drafts)) == pytest.approx(best, abs=1e-12)
+    assert float(orders.margin(drafts)) == pytest.approx(gap, abs=1e-12)
+    assert float(orders.entropy(drafts)) == pytest.approx(-nats, abs=1e-6)
+    assert float(orders.confidence(drafts)) == pytest.approx(VECTORS[name][2], abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -97,42 +112,39 @@ def test_b4_scores_are_the_published_ones(name, best, gap, nats):
     ],
 )
 def test_b4_orders_disagree_as_published(pair, order, first):
-    logits = torch.tensor([[VECTORS[name] for name in pair]], dtype=torch.float64).log()
-    assert pair[int(order(logits, torch.zeros(1, 2).long(), NONE).argmax())] == first
+    logits = torch.tensor([VECTORS[name] for name in pair], dtype=torch.float64).log()
+    assert pair[int(order(drafts_of(logits, [0, 0])).argmax())] == first
 
 
 def test_b5_without_decay_and_with_a_constant_background_it_is_confidence_times_a_constant():
-    logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    draft = logits.argmax(dim=-1)
-    score = orders.position_calibrated(torch.full((5,), 3.0), decay=0.0)(logits, draft, NONE)
-    assert torch.allclose(score, orders.confidence(logits, draft, NONE) * math.log(5))
+    drafts = drafts_of(torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    score = orders.position_calibrated(torch.full((5,), 3.0), decay=0.0)(drafts).exp()
+    assert torch.allclose(score, orders.confidence(drafts) * math.log(5))
 
 
 def test_b5_surprise_is_capped_and_early_positions_come_first():
-    p = [[0.9, 0.1]] * 3
-    logits = torch.tensor([p], dtype=torch.float64).log()
-    draft = torch.tensor([[0, 1, 0]])
+    drafts = drafts_of(torch.tensor([[0.9, 0.1]] * 3, dtype=torch.float64).log(), [0, 1, 0])
     frequencies = torch.tensor([1.0, math.exp(20) - 1], dtype=torch.float64)  # information 20 and about 0
-    score = orders.position_calibrated(frequencies, decay=0.5, cap=10.0)(logits, draft, NONE)[0]
+    score = orders.position_calibrated(frequencies, decay=0.5, cap=10.0)(drafts).exp()
     assert score[[0, 2]].tolist() == pytest.approx([10.0, 10 * math.exp(-1)])
     assert float(score[1]) < 1e-8
-    uncapped = orders.position_calibrated(frequencies, decay=0.5, cap=100.0)(logits, draft, NONE)[0]
+    uncapped = orders.position_calibrated(frequencies, decay=0.5, cap=100.0)(drafts).exp()
     assert float(uncapped[0]) == pytest.approx(18.0)
 
 
 def test_b5_tokens_that_the_corpus_lacks_count_as_its_rarest():
-    logits = torch.zeros(1, 3, 3, dtype=torch.float64)
     order = orders.position_calibrated(torch.tensor([0.0, 1.0, 9.0]), decay=0.0)
-    score = order(logits, torch.tensor([[0, 1, 2]]), NONE)[0]
+    score = order(drafts_of(torch.zeros(3, 3, dtype=torch.float64), [0, 1, 2])).exp()
     assert score.tolist() == pytest.approx([math.log(10) / 3, math.log(10) / 3, math.log(10 / 9) / 3])
 
 
 def test_b5_late_positions_of_a_long_window_still_differ():
-    """With float32 weights exp(-0.25 i) is 0 from i = 420 on, and the rest would go from left to right."""
-    logits = torch.zeros(1, 1000, 3)
-    logits[0, 901, 0] = 9.0
-    score = orders.position_calibrated(torch.ones(3))(logits, torch.zeros(1, 1000).long(), NONE)[0]
-    assert float(score[901]) > float(score[900]) > float(score[902]) > 0
+    """As a factor exp(-0.25 i) is 0 from i = 420 on in float32, from 2984 on in float64; the rest would go in turn."""
+    logits = torch.zeros(4000, 3)
+    logits[[901, 3901], 0] = 9.0
+    score = orders.position_calibrated(torch.ones(3))(drafts_of(logits, [0] * 4000))
+    for late in (901, 3901):
+        assert float(score[late]) > float(score[late - 1]) > float(score[late + 1]) > -math.inf
 
 
 @pytest.mark.parametrize("frequencies", [[-1.0, 2.0], [0.0, 0.0], [[1.0], [2.0]], [float("nan"), 1.0]])
@@ -144,7 +156,7 @@ def test_b5_impossible_frequencies_are_refused(frequencies):
 def test_b5_a_background_of_another_vocabulary_is_refused():
     order = orders.position_calibrated(torch.ones(3))
     with pytest.raises(ValueError, match="frequencies of 3 tokens do not fit a vocabulary of 4"):
-        order(torch.zeros(1, 1, 4), torch.zeros(1, 1).long(), NONE)
+        order(drafts_of(torch.zeros(1, 4)))
 
 
 @pytest.mark.parametrize("positions", [[0, 0, 1], [1, 2, 3], [0, 2]])
@@ -153,9 +165,15 @@ def test_permutation_must_name_every_position_once(positions):
         orders.permutation(positions)
 
 
+def test_permutation_is_the_order_in_which_positions_are_revealed():
+    path = run(table(1, 5), torch.full((2, 5), 5), 5, order=orders.permutation([2, 0, 3, 4, 1]))
+    masked = [(state.canvas == 5)[1].nonzero()[:, 0].tolist() for state in path]
+    assert masked == [[0, 1, 3, 4], [1, 3, 4], [1, 4], [1], []]
+
+
 def test_permutation_must_fit_the_window():
     with pytest.raises(ValueError, match="an order of 2 positions does not fit a window of 3"):
-        orders.permutation([1, 0])(torch.zeros(1, 3, 2), torch.zeros(1, 3).long(), NONE)
+        orders.permutation([1, 0])(drafts_of(torch.zeros(3, 2)))
 
 
 # Draws
@@ -201,15 +219,15 @@ def test_top_p_looks_at_the_temperature_and_at_what_top_k_left():
 def test_law_of_truncated_draws_is_the_renormalised_one():
     """On an equidistant grid of numbers, so without chance."""
     p = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
-    grid = ((torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000)[None]
-    logits = p.log().expand(1, 10_000, -1)
+    grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    logits = p.log().expand(10_000, -1)
     for options, expected in (
         ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
         ({"top_p": 0.85}, [0, 4 / 9, 2 / 9, 3 / 9]),
         ({"top_p": 1.0}, [0.1, 0.4, 0.2, 0.3]),
     ):
-        drawn = categorical(1.0, **options)(logits, torch.ones(1, 10_000, dtype=torch.bool), grid)
-        law = drawn[0].bincount(minlength=4) / 10_000
+        drawn = categorical(1.0, **options)(logits, grid)
+        law = drawn.bincount(minlength=4) / 10_000
         assert law.tolist() == pytest.approx(expected, abs=2e-4)
 
 
@@ -261,8 +279,7 @@ def test_b10_factor_reveals_the_published_numbers(scores, revealed):
 def test_b11_entropy_bound_of_zero_reveals_what_is_certain_and_one_more():
     p = [[1.0, 0.0], [0.7, 0.3], [1.0, 0.0], [0.6, 0.4]]
     for order in (orders.entropy, orders.max_probability):
-        step = step_of(p)
-        step = step_of(p, score=order(step.logits, step.draft, NONE))
+        step = step_of(p, score=order(step_of(p).drafts)[None])
         assert shown(reveals.entropy_bound(0.0), step) == [0, 1, 2]
     assert shown(reveals.entropy_bound(10.0), step_of(p)) == [0, 1, 2, 3]
     assert shown(reveals.entropy_bound(0.0), step_of(p[1:2] * 3)) == [0]
@@ -287,8 +304,9 @@ def test_b7_mask_predict_in_one_step_is_the_likeliest_token_everywhere():
 def test_b7_visible_tokens_keep_the_probability_of_when_they_were_predicted():
     """The new prediction doubts position 0, but it was sure then; position 1 is the one that was not."""
     held = torch.tensor([[0.99, 0.3, 0.8]], dtype=torch.float64)
-    step = step_of([[0.34, 0.33, 0.33], [0.98, 0.01, 0.01], [0.9, 0.05, 0.05]], [False, False, True], held=held,
-                   index=1, steps=3)  # fmt: skip
+    step = step_of([[0.34, 0.33, 0.33], [0.98, 0.01, 0.01], [0.9, 0.05, 0.05]], [False, False, True],
+                   everywhere=True, held=held, index=1, steps=3)  # fmt: skip
+    assert float(step.probability[0, 0]) == pytest.approx(0.34)
     assert shown(reveals.mask_predict, step) == [0, 2]
 
 
@@ -326,7 +344,7 @@ def test_b12_where_fewer_have_settled_than_the_schedule_asks_the_best_others_joi
 @pytest.mark.parametrize("counts", [[1] * 8, [2, 2, 2, 2], [3, 1, 4]])
 def test_b12_threshold_above_one_is_top_k(counts):
     options = {"counts": given_counts(counts), "steps": len(counts)}
-    ours = run(table(3), torch.full((3, 8), 5), 5, reveal=reveals.klass(minimum=1.01), lookback=2, **options)
+    ours = run(table(3), torch.full((3, 8), 5), 5, reveal=reveals.klass(minimum=1.01), **options)
     usual = run(table(3), torch.full((3, 8), 5), 5, **options)
     assert len(ours) == len(usual)
     assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(ours, usual, strict=True))
@@ -340,24 +358,56 @@ def test_b12_history_ends_with_the_block_and_holds_no_more_than_asked():
         nested.extend(len(one.earlier) for one in step.earlier)
         return reveals.top_k(step)
 
-    run(table(4), torch.full((1, 8), 5), 5, blocks=[slice(0, 4), slice(4, 8)], reveal=watching, lookback=2)
+    run(table(4), torch.full((1, 8), 5), 5, blocks=[slice(0, 4), slice(4, 8)], reveal=Rule(watching, lookback=2))
     assert lengths == [(0, 0), (1, 1), (2, 2), (3, 2)] * 2
     assert set(nested) == {0}  # or all predictions of a block would stay in memory
 
 
-def test_b12_rows_that_finish_leave_the_history_of_the_others_alone():
-    canvas = torch.full((3, 8), 5)
+def test_b12_predictions_are_compared_where_the_same_position_was_predicted_before():
+    """Two rows and three positions, of which fewer and fewer are masked; the first row has finished by now."""
+    here = torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.4, 0.6]], dtype=torch.float64).log()  # no two alike
+
+    def step(masked: list[list[bool]], moved: bool = False, **fields) -> Step:
+        predicted = torch.tensor(masked)
+        logits = here.expand(2, 3, 2).clone()
+        logits[1, 1] += torch.tensor([1.0, 0.0]) * moved
+        place = predicted.nonzero()[:, 1]
+        tokens = logits.argmax(dim=-1)
+        drafts = Drafts(logits[predicted], tokens[predicted], place, 3, torch.full_like(place, 0.5, dtype=torch.double))
+        score = reveals.spread(orders.confidence(drafts), predicted, -torch.inf)
+        whole = step_of([[0.5, 0.5]] * 3, count=torch.tensor([0, 0]), steps=9, index=2)
+        fields |= {"predicted": predicted, "masked": predicted, "drafts": drafts, "draft": tokens, "score": score}
+        return replace(whole, writable=torch.ones(2, 3).bool(), held=torch.ones(2, 3).double(), **fields)
+
+    all_of_it, later, now = [[True] * 3] * 2, [[True, False, False], [True] * 3], [[False] * 3, [False, True, True]]
+    rule = reveals.klass(history=2)
+    settled = rule(step(now, earlier=(step(all_of_it), step(later))))
+    assert settled.tolist() == [[True] * 3, [True, True, False]]
+    for earlier in ((step(all_of_it, True), step(later)), (step(all_of_it), step(later, True))):
+        assert rule(step(now, earlier=earlier)).tolist() == [[True] * 3, [True, False, False]]
+
+
+@pytest.mark.parametrize("history", [1, 2, 3])
+@pytest.mark.parametrize("blocks", [None, [slice(0, 2), slice(2, 8)]])
+def test_b12_rows_that_finish_leave_the_history_of_the_others_alone(history, blocks):
+    canvas = torch.full((4, 8), 5)
     canvas[0, 1:] = 0
     canvas[1, 4:] = 1
-    options = {"reveal": reveals.klass(0.5, 0.5, 1), "lookback": 1}
-    together = run(table(5), canvas, 5, **options)[-1].canvas
-    alone = [run(table(5), canvas[i : i + 1], 5, **options)[-1].canvas[0] for i in range(3)]
-    assert torch.equal(together, torch.stack(alone))
+    canvas[3] = 2
+    rule = reveals.klass(0.5, 2.0, history)
+    together = run(table(8), canvas, 5, reveal=rule, blocks=blocks)
+    assert len(together) < 8  # tokens do settle
+    assert len({tuple(state.active.tolist()) for state in together}) > 2  # rows do finish
+    for i in range(4):
+        alone = run(table(8), canvas[i : i + 1], 5, reveal=rule, blocks=blocks)
+        taken = [state.canvas[i] for state in together if state.active[i]]
+        assert len(taken) == len(alone)
+        assert all(torch.equal(state.canvas[0], row) for state, row in zip(alone, taken, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_klass_finishes_in_its_steps_whatever_settles(seed):
-    states = run(table(seed), torch.full((2, 8), 5), 5, steps=4, reveal=reveals.klass(0.3, 5.0, 1), lookback=1)
+    states = run(table(seed), torch.full((2, 8), 5), 5, steps=4, reveal=reveals.klass(0.3, 5.0, 1))
     assert not (states[-1].canvas == 5).any()
 
 
@@ -402,24 +452,59 @@ def test_t24_path_planning_by_leave_one_out_masks_again_as_published(eta):
     assert run(BED.oracle, blank(), BED.mask, steps=6, reveal=rule)[-1].canvas.tolist() == [[2, 2, 2]]
 
 
-def test_planner_of_a_batch_sees_the_rows_that_go_on():
-    """Rows with fewer masks are finished earlier; the planner's own rows are narrowed with the canvas."""
-    canvas = torch.full((2, 8), 5)
+class Asked(Predictor):
+    """The predictions of a table, one row of the batch apart from the other, and the positions they are asked for."""
+
+    def __init__(self, seed: int, asked: list[Tensor] | None = None, rows: Tensor | None = None):
+        self.seed, self.asked, self.rows = seed, [] if asked is None else asked, rows
+
+    def at(self, canvas: Tensor, block: slice, wanted: Tensor) -> Tensor:
+        self.asked.append(wanted.clone())
+        row = torch.arange(len(canvas)) if self.rows is None else self.rows
+        return (table(self.seed)(canvas) + row[:, None, None] * table(self.seed + 1)(canvas))[:, block][wanted]
+
+    def of_rows(self, rows: Tensor) -> "Asked":
+        return Asked(self.seed, self.asked, rows if self.rows is None else self.rows[rows])
+
+
+def test_planner_of_a_batch_sees_whole_canvases_and_plans_each_row_as_alone():
+    """Rows with fewer masks are finished earlier, and nothing is planned for them then."""
+    canvas = torch.full((3, 8), 5)
     canvas[0, 2:] = 1
+    canvas[2, 5:] = 0
+    planner = Asked(7)
+    completed = []
 
-    class Planner:
-        def __init__(self, rows: Tensor):
-            self.rows = rows
+    class Watched(Asked):
+        def at(self, canvas: Tensor, block: slice, wanted: Tensor) -> Tensor:
+            completed.append(canvas)
+            return super().at(canvas, block, wanted)
 
-        def __call__(self, canvas: Tensor, block: slice) -> Tensor:
-            assert len(canvas) == len(self.rows)
-            return table(7)(canvas)[:, block]
+    rule = reveals.p2(2.0, planner=suppressed(Watched(7, planner.asked), [5]))
+    states = list(denoise(Asked(3), canvas, 5, steps=8, reveal=rule))
+    assert not (states[-1].canvas == 5).any()
+    assert all(seen.shape == (3, 8) for seen in completed)
+    for state, seen, wanted in zip(states, completed, planner.asked, strict=True):
+        assert (seen != 5)[state.active].all()  # what was drafted is written down
+        assert torch.equal(wanted, (canvas == 5) & state.active[:, None])
+    assert len({tuple(state.active.tolist()) for state in states}) > 1
+    for i in range(3):
+        rows = torch.tensor([i])
+        rule = reveals.p2(2.0, planner=suppressed(Asked(7, rows=rows), [5]))
+        alone = list(denoise(Asked(3, rows=rows), canvas[i : i + 1], 5, steps=8, reveal=rule))
+        assert torch.equal(alone[-1].canvas[0], states[-1].canvas[i])
+        assert len(alone) == sum(int(state.active[i]) for state in states)
 
-        def of_rows(self, rows: Tensor) -> "Planner":
-            return Planner(self.rows[rows])
 
-    rule = reveals.p2(1.0, planner=Planner(torch.arange(2)))
-    assert not (run(table(7), canvas, 5, steps=8, reveal=rule)[-1].canvas == 5).any()
+def test_planner_in_half_precision_is_compared_in_float32():
+    """In bfloat16 all of its probabilities are 1; it trusts the first token least."""
+    trust = torch.tensor([[[8.0, 0.0, -99.0], [8.0625, 0.0, -99.0], [8.0625, 0.0, -99.0]]])
+    sure = torch.tensor([[[30.0, 0.0, 0.0]] * 3])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        rule = reveals.p2(1.0, planner=lambda canvas, block, dtype=dtype: trust[:, block].to(dtype))
+        options = {"writable": torch.ones(1, 3, dtype=torch.bool), "steps": 3, "first_step": 1, "reveal": rule}
+        state = next(denoise(lambda canvas, block: sure[:, block], torch.tensor([[0, 0, 2]]), 2, **options))
+        assert state.canvas.tolist() == [[2, 0, 0]], dtype
 
 
 def drawn(uniforms_seed: int = 0, **options) -> list[State]:
@@ -429,7 +514,7 @@ def drawn(uniforms_seed: int = 0, **options) -> list[State]:
 
 @pytest.mark.parametrize("variant", ["cap", "rescale", "conf"])
 def test_b16_remasking_with_probability_zero_is_ancestral_sampling(variant):
-    ours = drawn(steps=6, reveal=reveals.remdm(variant, 0.0), every_step=True)
+    ours = drawn(steps=6, reveal=reveals.remdm(variant, 0.0))
     usual = drawn(steps=6, reveal=reveals.ancestral)
     assert len(ours) == 6
     assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(ours, usual, strict=False))
@@ -439,7 +524,7 @@ def test_b16_loop_without_remasking_is_ancestral_along_its_schedule():
     def mask_probability(time: float) -> float:  # section 4.2 with the default values
         return 1 - (1 - time) * 0.9 / 0.45 if time > 0.55 else 0.1 if time > 0.05 else time * 0.1 / 0.05
 
-    ours = drawn(steps=20, reveal=reveals.remdm("loop", 0.0), every_step=True)
+    ours = drawn(steps=20, reveal=reveals.remdm("loop", 0.0))
     usual = drawn(steps=20, reveal=reveals.ancestral_steps(mask_probability))
     assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(ours, usual, strict=False))
 
@@ -448,7 +533,7 @@ def test_b16_loop_without_remasking_is_ancestral_along_its_schedule():
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 24])
 def test_b16_remasking_ends_without_masks(variant, steps):
     for seed in range(5):
-        states = drawn(seed, steps=steps, reveal=reveals.remdm(variant, 1.0), every_step=True)
+        states = drawn(seed, steps=steps, reveal=reveals.remdm(variant, 1.0))
         assert len(states) == steps
         assert not (states[-1].canvas == 5).any()
 
@@ -456,7 +541,7 @@ def test_b16_remasking_ends_without_masks(variant, steps):
 def test_b16_loop_masks_again_between_its_times_only():
     seen = {}
     for seed in range(20):
-        states = drawn(seed, steps=40, reveal=reveals.remdm("loop", 0.3), every_step=True)
+        states = drawn(seed, steps=40, reveal=reveals.remdm("loop", 0.3))
         for before, after in pairwise(states):
             again = bool(((before.canvas != 5) & (after.canvas == 5)).any())
             seen[after.index] = seen.get(after.index, False) or again
@@ -510,12 +595,12 @@ TWO = Bed((49, 1, 1, 49), length=2, vocab=2)
 
 
 def edits(
-    canvas: list[int], threshold: float, edit_steps: int, bed: Bed = TWO, writable=None, **options
+    canvas: list[int], threshold: float, extra_steps: int, bed: Bed = TWO, writable=None, **options
 ) -> list[State]:
     start = torch.tensor([canvas])
     everything = torch.ones_like(start, dtype=torch.bool) if writable is None else torch.tensor([writable])
     predict = suppressed(leave_one_out(bed), [bed.mask])
-    options = {"edit": replacing(threshold), "edit_steps": edit_steps, "writable": everything, **options}
+    options = {"edit": replacing(threshold, extra_steps), "writable": everything, **options}
     return list(denoise(predict, start, bed.mask, **options))
 
 
@@ -538,15 +623,26 @@ def test_b19_the_cap_counts_from_the_last_mask_however_early_that_is():
     states = edits([TWO.mask, TWO.mask], 0.9, 3, reveal=reveals.threshold(0.0), steps=2)
     assert len(states) <= 1 + 3
     canvas = torch.full((1, 8), 5)
-    swapping = lambda logits, tokens, writable: (tokens + 1) % 5  # noqa: E731
-    states = run(table(9), canvas, 5, reveal=reveals.threshold(0.0), edit=swapping, edit_steps=3)
+    swapping = Edit(lambda present: (present.token + 1) % 5, extra_steps=3)
+    states = run(table(9), canvas, 5, reveal=reveals.threshold(0.0), edit=swapping)
     assert len(states) == 1 + 3
+
+
+@pytest.mark.parametrize("reveal", [reveals.ancestral, reveals.remdm("cap", 0.5)], ids=["ancestral", "remdm"])
+def test_b19_edits_go_on_after_the_last_step_of_a_rule_that_looks_at_the_time(reveal):
+    canvas = torch.full((2, 8), 5)
+    swapping = Edit(lambda present: (present.token + 1) % 5, extra_steps=3)
+    states = run(table(9), canvas, 5, steps=4, reveal=reveal, edit=swapping)
+    assert len(states) == 4 + 3
+    assert not (states[3].canvas == 5).any()
+    for before, after in pairwise(states[3:]):
+        assert torch.equal(after.canvas, (before.canvas + 1) % 5)
 
 
 def test_b19_a_threshold_of_one_changes_nothing():
     canvas = torch.full((3, 8), 5)
     options = {"reveal": reveals.threshold(0.4), "uniforms": row_uniforms(0, canvas), "draft": categorical(0.7)}
-    edited = run(table(10), canvas, 5, edit=replacing(1.0), edit_steps=16, **options)
+    edited = run(table(10), canvas, 5, edit=replacing(1.0), **options)
     assert torch.equal(edited[-1].canvas, run(table(10), canvas, 5, **options)[-1].canvas)
 
 
@@ -556,12 +652,26 @@ def test_b19_edits_change_what_was_generated_and_nothing_else():
     options = {"reveal": reveals.threshold(0.4), "uniforms": row_uniforms(0, canvas), "draft": categorical(1.5)}
     changed = False
     previous = canvas
-    for state in run(table(11), canvas, 5, edit=replacing(0.3), edit_steps=16, **options):
+    for state in run(table(11), canvas, 5, edit=replacing(0.3), **options):
         assert torch.equal(state.canvas[:, ::3], canvas[:, ::3])
         changed |= bool(((previous != 5) & (previous != state.canvas)).any())
         previous = state.canvas
     assert changed
     assert not (previous == 5).any()
+
+
+def test_b19_stop_token_that_is_edited_away_ends_nothing_and_one_that_stays_ends_the_row():
+    canvas, blocks = torch.full((16, 8), 5), [slice(0, 4), slice(4, 8)]
+    options = {"draft": categorical(1.5), "uniforms": row_uniforms(0, canvas), "blocks": blocks}
+    away = Edit(lambda present: present.token.masked_fill(present.token == 4, 0), extra_steps=2)
+    states = run(table(4), canvas, 5, edit=away, stop_token_id=4, **options)
+    assert any((state.canvas == 4).any() for state in states)
+    assert not (states[-1].canvas == 4).any()
+    free = run(table(4), canvas, 5, edit=away, **options)
+    assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(states, free, strict=True))
+    edited = run(table(4), canvas, 5, edit=replacing(1.0), stop_token_id=4, **options)[-1].canvas
+    assert torch.equal(edited, run(table(4), canvas, 5, stop_token_id=4, **options)[-1].canvas)
+    assert 0 < (edited == 4).any(dim=1).sum() < 16
 
 
 # Early exit
@@ -578,10 +688,241 @@ def test_b25_infinite_gaps_are_the_base_rule_or_one_prediction(base):
 
 
 def test_b25_gap_is_the_mean_over_masks_and_its_bound_falls_by_thirds():
-    logits = torch.tensor([[[8.0, 0.0], [0.0, 4.0], [90.0, 0.0]]], dtype=torch.float64)  # mean gap 6 over two masks
+    logits = torch.tensor([[8.0, 0.0], [0.0, 4.0], [90.0, 0.0]], dtype=torch.float64)  # mean gap 6 over two masks
     for index, leaves in ((0, False), (2, False), (3, True), (5, True), (6, True), (8, True)):
-        step = step_of([[0.5, 0.5]] * 3, [True, True, False], logits=logits, index=index, steps=9)
-        assert (len(shown(reveals.early_exit(reveals.top_k), step)) == 3) == leaves
+        for everywhere in (False, True):
+            step = step_of([], [True, True, False], everywhere=everywhere, logits=logits, index=index, steps=9)
+            assert (len(shown(reveals.early_exit(reveals.top_k), step)) == 3) == leaves
+
+
+@pytest.mark.parametrize(
+    "rule", [reveals.klass(0.5, 0.5, 3), reveals.p2(2.0), reveals.remdm("rescale", 0.5)], ids=["klass", "p2", "remdm"]
+)
+def test_b25_early_exit_of_a_rule_asks_of_the_loop_what_the_rule_asks(rule):
+    never = reveals.early_exit(rule, (math.inf,) * 3)
+    assert isinstance(never, Rule)
+    traits = ("everywhere", "every_step", "lookback")
+    assert [getattr(never, trait) for trait in traits] == [getattr(rule, trait) for trait in traits]
+    ours, usual = drawn(steps=8, reveal=never), drawn(steps=8, reveal=rule)
+    assert len(ours) == len(usual)
+    assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(ours, usual, strict=True))
+    (once,) = drawn(steps=1, reveal=reveals.early_exit(rule, (-1.0,) * 3))
+    assert not (once.canvas == 5).any()
+
+
+def test_b25_gap_of_no_masks_is_none_and_leaves_the_decision_to_the_rule():
+    """Where nothing is masked there is nothing to be sure of; a rule that masks again may do so."""
+    rule, full = reveals.remdm("rescale", 1.0), False
+    for seed in range(5):
+        usual = drawn(seed, steps=24, reveal=rule)
+        never = drawn(seed, steps=24, reveal=reveals.early_exit(rule, (1e9,) * 3))
+        assert all(torch.equal(a.canvas, b.canvas) for a, b in zip(usual, never, strict=True))
+        full |= any(bool((state.canvas != 5).all(dim=1).any()) for state in usual[:-1])
+    assert full  # a row has no masks before the last step
+
+
+# What a step predicts
+
+
+def starts(canvas: Tensor, states: list[State]) -> list[Tensor]:
+    """The window of each step before it."""
+    befores = [canvas, *(state.canvas for state in states[:-1])]
+    return [before[:, state.block] for before, state in zip(befores, states, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "everywhere"),
+    [
+        ({}, False),
+        ({"steps": 3, "reveal": reveals.mask_predict}, False),
+        ({"steps": 12, "reveal": reveals.gibbs(2)}, False),
+        ({"steps": 9, "reveal": reveals.remdm("rescale", 1.0)}, False),
+        ({"reveal": reveals.klass(0.5, 0.5, 1)}, False),
+        ({"reveal": Rule(reveals.threshold(0.5), everywhere=True)}, True),
+        ({"steps": 6, "reveal": reveals.p2(2.0)}, True),
+        ({"steps": 6, "reveal": reveals.early_exit(reveals.p2(2.0))}, True),
+        ({"reveal": reveals.threshold(0.5), "edit": replacing(0.4, 3)}, True),
+        ({"steps": 4, "stop_token_id": 4}, False),
+    ],
+    ids=["top_k", "mask_predict", "gibbs", "remdm", "klass", "everywhere", "p2", "early p2", "edit", "stop"],
+)
+def test_predictions_are_asked_for_masks_and_for_writable_tokens_where_the_rule_looks_at_them(options, everywhere):
+    canvas = torch.full((4, 8), 5)
+    canvas[1, 3:] = 0
+    canvas[2, ::2] = 1
+    canvas[3] = 2
+    writable = canvas == 5
+    writable[1, 3:5] = True  # a given token that may be written
+    predict, blocks = Asked(3), [slice(0, 5), slice(5, 8)]
+    states = list(denoise(predict, canvas, 5, blocks=blocks, draft=categorical(1.0), writable=writable, **options))
+    assert not (states[-1].canvas == 5).any()
+    expected = []
+    for state, present in zip(states, starts(canvas, states), strict=True):
+        masked, free = present == 5, writable[:, state.block]
+        asked = (masked | free if everywhere else masked) & state.active[:, None]
+        assert torch.equal(state.draft[~asked], present[~asked])
+        assert (state.score[~asked] == -torch.inf).all()
+        assert (state.probability[~asked] == 1).all()
+        assert (state.score[asked] > -torch.inf).all()
+        expected.append((asked, bool((asked & ~masked).any())))
+    assert any(visible for _, visible in expected) == everywhere
+    needed = [asked for asked, _ in expected if asked.any()]  # none where a rule goes on and nothing is masked
+    assert not any(asked[3].any() for asked in needed)  # a row in which nothing is to be done
+    for asked, mine in zip([asked for asked in predict.asked if asked.any()], needed, strict=True):
+        assert torch.equal(asked, mine)
+
+
+def test_drafts_that_an_order_is_shown_are_those_of_the_predicted_positions():
+    canvas = torch.full((3, 8), 5)
+    canvas[0, 2:] = 1
+    canvas[1, ::3] = 0
+    shown_to_order: list[Drafts] = []
+
+    def watching(drafts: Drafts) -> Tensor:
+        shown_to_order.append(drafts)
+        return orders.random(drafts)
+
+    predict = Asked(3)
+    uniforms = row_uniforms(4, canvas)
+    states = list(denoise(predict, canvas, 5, blocks=[slice(1, 8)], order=watching, uniforms=uniforms))
+    for turn, (state, drafts, asked) in enumerate(zip(states, shown_to_order, predict.asked, strict=True)):
+        row, place = asked.nonzero(as_tuple=True)
+        assert drafts.width == 7
+        assert torch.equal(drafts.place, place)
+        assert torch.equal(drafts.token, state.draft[row, place])
+        assert torch.equal(drafts.uniforms, uniforms(state.block, turn, Stream.ORDER)[row, place])
+        assert torch.equal(drafts.uniforms, state.score[row, place])
+        assert (drafts.logits[:, 5] == -torch.inf).all()  # [MASK] is no draft
+        assert torch.equal(orders.confidence(drafts), state.probability[row, place])
+
+
+RULES: dict[str, dict] = {
+    "top_k": {"reveal": reveals.top_k},
+    "threshold": {"reveal": reveals.threshold(0.5)},
+    "factor": {"reveal": reveals.factor(1.2)},
+    "entropy bound": {"reveal": reveals.entropy_bound(0.8)},
+    "klass": {"reveal": reveals.klass(0.5, 1.0, 2)},
+    "ancestral": {"reveal": reveals.ancestral, "steps": 6},
+    "mask_predict": {"reveal": reveals.mask_predict, "steps": 5},
+    "p2": {"reveal": reveals.p2(2.0), "steps": 6},
+    "remdm": {"reveal": reveals.remdm("rescale", 0.5), "steps": 8},
+    "remdm, conf": {"reveal": reveals.remdm("conf", 1.0), "steps": 8},
+    "gibbs": {"reveal": reveals.gibbs(2), "steps": 14},
+    "early exit": {"reveal": reveals.early_exit(reveals.top_k, (3.0, 2.0, 1.0)), "steps": 8},
+    "early exit of klass": {"reveal": reveals.early_exit(reveals.klass(0.5, 1.0, 2), (3.0, 2.0, 1.0)), "steps": 8},
+}
+
+
+def ragged() -> Tensor:
+    """Rows with one mask to eight."""
+    canvas = torch.randint(0, 5, (5, 8), generator=torch.Generator().manual_seed(0))
+    for row, masks in enumerate(([4], [0, 5], range(0, 8, 2), range(2, 8), range(8))):
+        canvas[row, list(masks)] = 5
+    return canvas
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_predictions_at_visible_positions_change_no_rule_that_does_not_ask_for_them(name, temperature):
+    canvas, options = ragged(), {"draft": draft_at(temperature), **RULES[name]}
+    rule = options.pop("reveal")
+    rule = rule if isinstance(rule, Rule) else Rule(rule)
+    usual = run(table(6), canvas, 5, reveal=rule, **options)
+    more = run(table(6), canvas, 5, reveal=replace(rule, everywhere=True), **options)
+    assert len(usual) == len(more)
+    for a, b in zip(usual, more, strict=True):
+        for part in ("canvas", "draft", "probability", "visible", "active"):
+            assert torch.equal(getattr(a, part), getattr(b, part)), part
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_masks_that_may_not_be_written_stay_and_no_token_is_predicted_for_them(name):
+    canvas, predict = ragged(), Asked(3)
+    writable = canvas == 5
+    writable[:, 4:6] = False
+    states = list(denoise(predict, canvas, 5, writable=writable, **RULES[name]))
+    for state in states:
+        assert torch.equal(state.canvas[~writable], canvas[~writable])
+    assert torch.equal(states[-1].canvas == 5, (canvas == 5) & ~writable)
+    assert not any((asked & ~writable).any() for asked in predict.asked)
+    assert not any(state.active[0] for state in states)  # its only mask is one of these
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_of_a_rule_do_not_depend_on_their_neighbours(name, temperature):
+    canvas, options = ragged(), {"steps": 8, "draft": draft_at(temperature), **RULES[name]}
+    together = run(table(6), canvas, 5, uniforms=row_uniforms(3, canvas), **options)
+    for i in range(len(canvas)):
+        alone = run(table(6), canvas[i : i + 1], 5, uniforms=row_uniforms(3, canvas[i : i + 1], i), **options)
+        taken = [state for state in together if state.active[i]]
+        assert len(taken) == len(alone)
+        for a, b in zip(alone, taken, strict=True):
+            for part in ("canvas", "draft", "score", "probability", "visible"):
+                assert torch.equal(getattr(a, part)[0], getattr(b, part)[i]), part
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        reveals.top_k,
+        reveals.threshold(0.9),
+        reveals.factor(0.1),
+        reveals.entropy_bound(0.1),
+        reveals.klass(0.8, 0.1, 1),
+        reveals.early_exit(reveals.klass(0.8, 0.1, 1), (9.0, 9.0, 9.0)),
+    ],
+    ids=["top_k", "threshold", "factor", "entropy bound", "klass", "early klass"],
+)
+def test_rows_that_ran_out_of_steps_keep_their_masks_while_others_are_edited(rule):
+    canvas = ragged()
+    options = {"steps": 3, "reveal": rule, "edit": replacing(0.3, extra_steps=4)}
+    options["counts"] = lambda masks, steps: torch.ones(len(masks), steps, dtype=torch.long)
+    together = run(table(6), canvas, 5, **options)
+    assert len(together) > 3
+    left = (together[2].canvas == 5).any(dim=1)
+    assert 0 < left.sum() < 5
+    for state, present in list(zip(together, starts(canvas, together), strict=True))[3:]:
+        assert not state.active[left].any()
+        assert torch.equal(state.canvas[left], present[left])
+        assert torch.equal(state.draft[left], present[left])
+        assert (state.probability[left] == 1).all()
+    for i in range(5):
+        alone = run(table(6), canvas[i : i + 1], 5, **options)
+        assert torch.equal(alone[-1].canvas[0], together[-1].canvas[i])
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("order", [orders.confidence, orders.max_probability, orders.margin, orders.entropy])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_half_precision_are_ordered_by_probabilities_that_it_cannot_hold(order, dtype):
+    logits = torch.tensor([[[8.0, 0.0, 0.0], [8.125, 0.0, 0.0], [8.0625, 0.0, 0.0]]], dtype=dtype)  # held exactly
+    assert (logits.softmax(dim=-1)[..., 0] == logits.softmax(dim=-1)[..., :1, 0]).all()  # in half precision a tie
+    states = list(denoise(lambda canvas, block: logits[:, block], torch.full((1, 3), 2), 2, order=order))
+    assert [state.canvas[0].tolist() for state in states] == [[2, 0, 2], [2, 0, 0], [0, 0, 0]]
+    assert all(state.score.dtype == torch.float32 for state in states)
+    exact = 1 / (1 + torch.tensor([8.0, 8.125, 8.0625], dtype=torch.float64).neg().exp())
+    assert torch.allclose(states[0].probability[0], exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_thresholds_are_not_met_by_rounding(dtype):
+    logits = torch.tensor([[[6.0, 0.0, 0.0], [8.5, 0.0, 0.0], [6.0, 0.0, 0.0]]], dtype=dtype)  # 0.9975 and 0.9998
+    rule = reveals.threshold(0.9996)
+    state = next(denoise(lambda canvas, block: logits[:, block], torch.full((1, 3), 2), 2, reveal=rule))
+    assert state.visible.tolist() == [[False, True, False]]
+    state = next(
+        denoise(lambda canvas, block: logits[:, block], torch.full((1, 3), 2), 2, reveal=reveals.threshold(0.9974))
+    )
+    assert state.visible.all()
+
+
+def test_logits_of_float64_are_not_rounded():
+    logits = torch.tensor([[[1.0, 0.0, 0.0], [1.0 + 1e-12, 0.0, 0.0]]], dtype=torch.float64)
+    state = next(denoise(lambda canvas, block: logits[:, block], torch.full((1, 2), 2), 2))
+    assert state.visible.tolist() == [[False, True]]
 
 
 # Options that cannot act
@@ -655,7 +996,7 @@ def test_rule_without_its_number_is_refused(name, field):
         ({"reveal": "mask_predict", "edit_threshold": 0.5}, "do not go with reveal: mask_predict"),
         ({"edit_steps": 4}, "edit_steps has no effect without edit_threshold"),
         ({"forbid_eos": True, "stop_at_eos": True}, "stop_at_eos has no effect with forbid_eos"),
-        ({"reveal": "gibbs", "steps": 12, "gen_length": 16}, "steps=12: gibbs reveals one token in a step, so 16 are"),
+        ({"reveal": "gibbs", "steps": 12, "gen_length": 16}, "steps=12 gives 12 to a block of 16 masks; gibbs"),
         ({"threshold": -0.1, "reveal": "threshold"}, "threshold: .* greater than or equal to 0"),
         ({"top_p": 1.5, "temperature": 1.0}, "top_p: .* less than or equal to 1"),
         ({"reveal": "remdm", "remask": "often"}, "remask: .*'cap', 'rescale', 'conf' or 'loop'"),
@@ -670,6 +1011,22 @@ def test_background_is_read_and_used(tmp_path):
     file = tmp_path / "counts.json"
     file.write_text(json.dumps([1, 9]))
     order = SamplerConfig(order="position_calibrated", background=str(file), position_decay=0.0).make_order()
-    logits = torch.zeros(1, 2, 2, dtype=torch.float64)
-    expected = [math.log(10) / 2, math.log(10 / 9) / 2]
-    assert order(logits, torch.tensor([[0, 1]]), NONE)[0].tolist() == pytest.approx(expected)
+    drafts = drafts_of(torch.zeros(2, 2, dtype=torch.float64), [0, 1])
+    assert order(drafts).exp().tolist() == pytest.approx([math.log(10) / 2, math.log(10 / 9) / 2])
+
+
+def test_fields_reach_what_the_loop_is_asked_for():
+    assert SamplerConfig().make_edit() is None
+    assert SamplerConfig(edit_threshold=0.5).make_edit().extra_steps == 16
+    for extra_steps in (0, 3):
+        assert SamplerConfig(edit_threshold=0.5, edit_steps=extra_steps).make_edit().extra_steps == extra_steps
+    for fields, traits in (
+        ({"reveal": "klass"}, {"lookback": 2}),
+        ({"reveal": "klass", "history": 5}, {"lookback": 5}),
+        ({"reveal": "klass", "history": 5, "early_exit": True}, {"lookback": 5}),
+        ({"reveal": "remdm", "remask": "loop"}, {"every_step": True}),
+        ({"reveal": "p2"}, {"everywhere": True}),
+    ):
+        rule = SamplerConfig(**fields).make_reveal()
+        usual = {"everywhere": False, "every_step": False, "lookback": 0}
+        assert {name: getattr(rule, name) for name in usual} == usual | traits

@@ -15,6 +15,7 @@ from bed import BED, BEDS, Bed
 from laws import law as law_of
 
 from llada.sampling import orders
+from llada.sampling.chains import scores
 from llada.sampling.denoise import State, denoise, row_uniforms
 from llada.sampling.drafts import inverse_cdf
 from llada.sampling.predictors import plain
@@ -375,7 +376,7 @@ def alone(table: Table, given: torch.Tensor, row: int, seed: int, options: dict[
     def places(block: slice, numbers: torch.Tensor) -> tuple[list[int], torch.Tensor]:
         window = canvas[:, block]
         draft = torch.where(window == MASK, logits(block).argmax(dim=-1), window)
-        score = order(logits(block), draft, numbers)[0]
+        score = scores(order, logits(block), draft, numbers)[0]
         return sorted((window[0] == MASK).nonzero()[:, 0].tolist(), key=lambda i: -float(score[i])), score
 
     for number, block in enumerate(options["blocks"] or [slice(0, 5)]):

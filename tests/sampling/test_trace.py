@@ -12,7 +12,8 @@ from torch import Tensor
 from llada.sampling.denoise import State, denoise
 from llada.sampling.drafts import categorical, greedy, replacing
 from llada.sampling.generate import SamplerConfig, collect, generation_states
-from llada.sampling.orders import left_to_right, permutation, random
+from llada.sampling.orders import Drafts, left_to_right, permutation, random
+from llada.sampling.predictors import Meter
 from llada.sampling.reveals import gibbs, mask_predict, remdm
 from llada.sampling.trace import (
     Kind,
@@ -59,9 +60,9 @@ RUNS = {
     "stop token": {"blocks": HALVES, "steps": 3, "draft": categorical(1.0), "stop_token_id": STOP},
     "stop token late": {"draft": categorical(1.0), "order": random, "stop_token_id": STOP},
     "mask_predict": {"steps": 4, "reveal": mask_predict},
-    "remdm": {"steps": 8, "draft": categorical(1.0), "reveal": remdm("rescale", 0.5), "every_step": True},
+    "remdm": {"steps": 8, "draft": categorical(1.0), "reveal": remdm("rescale", 0.5)},
     "gibbs": {"steps": 20, "draft": categorical(1.0), "reveal": gibbs(2)},
-    "edits": {"steps": 3, "edit": replacing(0.4), "edit_steps": 4},
+    "edits": {"steps": 3, "edit": replacing(0.4, extra_steps=4)},
 }
 KINDS = {
     "stop token": Kind.FILLED,
@@ -384,7 +385,11 @@ def test_random_orders_have_their_expected_autoregressiveness():
     length = 5
     orders = list(itertools.permutations(range(length)))
     score = -torch.tensor(orders).argsort(dim=1).double()  # row i reveals orders[i]
-    trace = trace_of(lambda logits, draft, uniforms: score, masks(len(orders), length))
+
+    def of_rows(drafts: Drafts) -> Tensor:  # every row has as many masks left as the others
+        return score[torch.arange(len(drafts.place)) * len(orders) // len(drafts.place), drafts.place]
+
+    trace = trace_of(of_rows, masks(len(orders), length))
     for k in range(1, length + 2):
         ness = ar_ness(trace, k)
         expected = sum(min(k, m) / m for m in range(1, length + 1)) / length
@@ -435,8 +440,9 @@ def test_autoregressiveness_of_no_tokens_is_refused():
 def test_tokens_per_forward_are_those_of_generation(sampler):
     prompt = start(6)[:, :PROMPT]
     recorder = Recorder(torch.nn.functional.pad(prompt, (0, 9), value=MASK), MASK)
-    states = generation_states(Coupled(), prompt, None, sampler, 7)
-    out = collect(recorder.watch(states), Coupled(), prompt, sampler)
+    meter = Meter.of(prompt)
+    states = generation_states(Coupled(), prompt, None, sampler, 7, meter=meter)
+    out = collect(recorder.watch(states), Coupled(), prompt, sampler, meter)
     evaluations = 2 if sampler.cfg_scale else 1
     found = tokens_per_forward(recorder.trace, eos_token_id=STOP, evaluations=evaluations)
     assert torch.equal(recorder.trace.final, out.sequences)
