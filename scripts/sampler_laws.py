@@ -46,6 +46,8 @@ def sampler(file: Path, steps: int, background: str) -> SamplerConfig | None:
     values.pop("block_length", None)
     if values.get("order") == "position_calibrated":
         values["background"] = background
+    if "cache" in values:
+        return None  # an approximation of a network's keys and values, of which the bed's model has none
     if any(values.get(field) for field in ("cfg_scale", "longest", "forbid_eos", "eos_last", "stop_at_eos")):
         return None  # guidance and what is done about the end of sequence are meant to leave the distribution
     reveal = values.get("reveal", "top_k")

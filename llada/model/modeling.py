@@ -47,7 +47,21 @@ class RMSNorm(nn.Module):
         return self.weight * normed.to(hidden_states.dtype)
 
 
-class ResidualLinear(nn.Linear):
+class Linear(nn.Linear):
+    """A projection that a CPU applies to a few tokens, as in a step with a cache, in about half of the usual time.
+
+    Between 2 and 48 tokens weight times tokens is the faster product there, whatever the size of the weight.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # as nn.Linear calls it
+        tokens = input.flatten(0, -2)
+        if input.is_cpu and 2 <= len(tokens) <= 48 and not torch.is_grad_enabled():
+            output = (self.weight @ tokens.T).T.unflatten(0, input.shape[:-1])  # not contiguous
+            return output if self.bias is None else output + self.bias
+        return super().forward(input)
+
+
+class ResidualLinear(Linear):
     """A projection whose output is added to the residual stream; its initial scale falls with the layer."""
 
     def __init__(self, in_features: int, out_features: int, layer_idx: int):
@@ -101,9 +115,9 @@ class Attention(nn.Module):
         self.layer_idx = layer_idx
         self.num_key_value_groups = config.n_heads // config.n_kv_heads
         kv_size = config.n_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.d_model, config.d_model, bias=config.include_qkv_bias)
-        self.k_proj = nn.Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
-        self.v_proj = nn.Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
+        self.q_proj = Linear(config.d_model, config.d_model, bias=config.include_qkv_bias)
+        self.k_proj = Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
+        self.v_proj = Linear(config.d_model, kv_size, bias=config.include_qkv_bias)
         self.o_proj = ResidualLinear(config.d_model, config.d_model, layer_idx)
 
     def forward(
@@ -133,8 +147,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: LLaDAConfig, layer_idx: int):
         super().__init__()
-        self.gate_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.gate_proj = Linear(config.d_model, config.mlp_hidden_size, bias=False)
+        self.up_proj = Linear(config.d_model, config.mlp_hidden_size, bias=False)
         self.down_proj = ResidualLinear(config.mlp_hidden_size, config.d_model, layer_idx)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -300,7 +314,7 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
     def __init__(self, config: LLaDAConfig):
         super().__init__(config)
         self.model = LLaDAModel(config)
-        self.lm_head = nn.Linear(config.d_model, config.embedding_size, bias=False)
+        self.lm_head = Linear(config.d_model, config.embedding_size, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -325,7 +339,7 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         hidden_states = outputs.last_hidden_state
         if logits_at is not None:
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
-        logits = self.lm_head(hidden_states)
+        logits = self.lm_head(hidden_states).contiguous()
         if self.config.embedding_size > self.config.vocab_size:
             logits = logits[..., : self.config.vocab_size]
         return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)

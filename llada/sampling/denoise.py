@@ -84,7 +84,7 @@ def denoise(
     everywhere = rule.everywhere or edit is not None
     held = torch.ones(canvas.shape, dtype=torch.float64, device=canvas.device)  # (B, L)
     stopped = torch.zeros(len(canvas), dtype=torch.bool, device=canvas.device)
-    index, logits = first_step, None
+    index, V = first_step, 0
     for number, block in enumerate(blocks):
         masks = ((canvas[:, block] == mask_token_id) & writable[:, block]).sum(dim=1)
         done = first_step if number == 0 else 0
@@ -106,22 +106,10 @@ def denoise(
             if not active.any():  # sync
                 break
             predicted = (masked | free if everywhere else masked) & active[:, None]
-            if logits is None or predicted.any():  # sync; not every network takes an empty batch
-                logits = logits_at(predict, canvas, block, predicted)  # (N, V)
-                logits[:, mask_token_id] = -torch.inf
-            else:
-                logits = logits[:0]
-            if turn == done and (logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
+            drafts = _drafted(predict, draft, edit, canvas, block, mask_token_id, masked, predicted, uniforms, now, V)
+            V = drafts.logits.shape[1]
+            if turn == done and (drafts.logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
                 raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
-
-            hidden, token = masked[predicted], present[predicted]  # (N,)
-            drawn = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])
-            numbers = uniforms(block, now, Stream.ORDER)[predicted]
-            drafts = Drafts(
-                logits, torch.where(hidden, drawn, token), predicted.nonzero()[:, 1], present.shape[1], numbers
-            )
-            if edit is not None:
-                drafts = replace(drafts, token=torch.where(hidden, drafts.token, edit.replaced(drafts)))
             step = Step(
                 drafts=drafts,
                 predicted=predicted,
@@ -153,12 +141,42 @@ def denoise(
                 canvas, stopped = fill_after_stop(canvas, writable, mask_token_id, stop_token_id, ends)
             yield State(canvas, block, index, step.draft, step.score, probability, visible, predicted.any(dim=1))
             index += 1
+            del drafts, step  # their logits, before the next ones are there
 
 
 def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUniforms:
     """The random numbers of rows `first_row`, ... of a request whose padding is where `attention_mask` (B, L) is 0."""
     rows = torch.arange(attention_mask.shape[0], device=attention_mask.device) + first_row
     return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
+
+
+def _drafted(
+    predict: Predict,
+    draft: Draft,
+    edit: Edit | None,
+    canvas: Tensor,
+    block: slice,
+    mask_token_id: int,
+    masked: Tensor,
+    predicted: Tensor,
+    uniforms: RowUniforms,
+    now: int,
+    vocabulary: int,
+) -> Drafts:
+    """Tokens at the predicted positions, bool (B, W): at masked ones drafts, elsewhere what stands there, or its edit."""
+    present = canvas[:, block]
+    if vocabulary and not predicted.any():  # sync; not every network takes an empty batch
+        logits = torch.empty(0, vocabulary, device=canvas.device)
+    else:
+        logits = logits_at(predict, canvas, block, predicted)  # (N, V)
+        logits[:, mask_token_id] = -torch.inf
+    hidden, token = masked[predicted], present[predicted]  # (N,)
+    token = torch.where(hidden, draft(logits, uniforms(block, now, Stream.DRAFT)[predicted]), token)
+    numbers = uniforms(block, now, Stream.ORDER)[predicted]
+    drafts = Drafts(logits, token, predicted.nonzero()[:, 1], present.shape[1], numbers)
+    if edit is None:
+        return drafts
+    return replace(drafts, token=torch.where(hidden, token, edit.replaced(drafts)))
 
 
 def _put(whole: Tensor, block: slice, part: Tensor) -> Tensor:

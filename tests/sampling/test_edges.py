@@ -12,18 +12,33 @@ from torch import Tensor
 import llada
 from llada.config import config_folder, read_yaml
 from llada.sampling.generate import SamplerConfig, generate, infill
+from llada.sampling.predictors import MaskPredictor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-mha"
 FILES = {file.stem: read_yaml(file) for file in sorted((config_folder() / "sampling").glob("*.yaml"))}
 REFUSED = [name for name, values in FILES.items() if {"stop_at_eos", "gen_length"} & values.keys()]  # by infill
 INFILLING = [name for name in FILES if name not in REFUSED]
+CACHED = [name for name, values in FILES.items() if "cache" in values]
 LENGTH = 8
 
 
 @pytest.fixture(scope="module")
-def model():
+def bidirectional():
     model, _ = llada.load_pretrained(GOLDEN)
     return model.double()  # so that other batch sizes and paddings round to the same tokens
+
+
+@pytest.fixture(scope="module")
+def block_causal():
+    model, _ = llada.load_pretrained(GOLDEN)
+    model.config.block_length = 3
+    return model.double()
+
+
+@pytest.fixture
+def model(name, bidirectional, block_causal):
+    """One that the named sampler takes."""
+    return block_causal if name == "block_causal_cache" else bidirectional
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +86,21 @@ def places() -> Places:
     return Places()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name not in CACHED])
 def test_empty_prompt_and_one_of_padding_alone_are_the_same(places, background, name):
-    sampler = short(name, background, gen_length=LENGTH)
-    nothing = generate(places, prompts(2, 0), None, sampler)
-    padding = generate(places, prompts(2, 3), torch.zeros(2, 3).long(), sampler)
+    padding_alone_is_nothing(places, short(name, background, gen_length=LENGTH))
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_empty_prompt_and_one_of_padding_alone_are_the_same_to_a_cache(model, background, name):
+    """To a transformer, as `Places` keeps nothing; drawn from left to right, which rounding does not decide."""
+    rule = {"reveal": "top_k", "threshold": None, "order": "left_to_right", "temperature": 1.0}
+    padding_alone_is_nothing(model, short(name, background, gen_length=LENGTH, **rule))
+
+
+def padding_alone_is_nothing(model: MaskPredictor, sampler: SamplerConfig) -> None:
+    nothing = generate(model, prompts(2, 0), None, sampler)
+    padding = generate(model, prompts(2, 3), torch.zeros(2, 3).long(), sampler)
     assert torch.equal(padding.sequences, torch.cat((prompts(2, 3), nothing.sequences), dim=1))
     assert torch.equal(padding.forward_passes, nothing.forward_passes)
 
@@ -168,22 +193,22 @@ def test_infilling_with_what_only_generation_has_is_refused(model, background, n
         ({"steps": 3, "block_length": LENGTH // 2}, "steps=3 cannot be shared equally by 2 blocks of 4 tokens"),
     ],
 )
-def test_steps_that_do_not_fill_the_canvas_are_explained(model, values, message):
-    canvas = torch.full((1, LENGTH), model.config.mask_token_id)
+def test_steps_that_do_not_fill_the_canvas_are_explained(bidirectional, values, message):
+    canvas = torch.full((1, LENGTH), bidirectional.config.mask_token_id)
     with pytest.raises(ValueError, match=message):
-        infill(model, canvas, sampler=SamplerConfig(**values))
+        infill(bidirectional, canvas, sampler=SamplerConfig(**values))
 
 
-def test_canvas_that_is_longer_than_the_model_is_refused(model):
-    room = model.config.max_sequence_length
+def test_canvas_that_is_longer_than_the_model_is_refused(bidirectional):
+    room = bidirectional.config.max_sequence_length
     with pytest.raises(ValueError, match=f"{room + 1} tokens of prompt and answer exceed the model's {room}; shorten"):
-        infill(model, prompts(1, room + 1))
+        infill(bidirectional, prompts(1, room + 1))
 
 
-def test_infilling_masks_in_the_padding_is_refused(model):
+def test_infilling_masks_in_the_padding_is_refused(bidirectional):
     canvas = prompts(2, LENGTH)
-    canvas[0, 0] = model.config.mask_token_id
+    canvas[0, 0] = bidirectional.config.mask_token_id
     attention_mask = torch.ones_like(canvas)
     attention_mask[0, :2] = 0
     with pytest.raises(ValueError, match=r"the padding holds \[MASK\] tokens, which would be filled; pad with another"):
-        infill(model, canvas, attention_mask)
+        infill(bidirectional, canvas, attention_mask)

@@ -1,4 +1,4 @@
-"""Speculation and answers of their own length from where users are: a configuration, `model.generate`, the command."""
+"""Speculation, answers of their own length, caches from where users are: configuration, `model.generate`, command."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,6 +343,30 @@ def test_impossible_requests_for_growing_answers_are_explained(model):
         generate(Story(), prompt, None, SamplerConfig(reveal="threshold", threshold=0.9, longest=100))
 
 
+# Caches
+
+
+def test_model_generates_and_streams_with_a_cache(model):
+    sampler = SamplerConfig.named("dual_cache", gen_length=LENGTH, block_length=4)
+    expected = generate(model, prompts(2), None, sampler)
+    out = model.generate(prompts(2), return_dict_in_generate=True, **sampler.model_dump(exclude_unset=True))
+    for field, value in expected._asdict().items():
+        assert torch.equal(out[field], value)
+    streamer = Streamer()
+    streamed = model.generate(prompts(2)[:1], streamer=streamer, **sampler.model_dump(exclude_unset=True))
+    assert torch.equal(streamed, expected.sequences[:1])
+    assert len(streamer.drafts) == int(expected.forward_passes[0])
+
+
+def test_recording_with_a_cache_leaves_the_tokens_as_they_are(model):
+    sampler = SamplerConfig.named("delayed_cache", gen_length=LENGTH, temperature=0.8)
+    masks = torch.full((2, LENGTH), model.config.mask_token_id)
+    recorder = Recorder(torch.cat((prompts(2), masks), dim=1), model.config.mask_token_id)
+    for _ in recorder.watch(generation_states(model, prompts(2), None, sampler, seed=1)):
+        pass
+    assert torch.equal(recorder.trace.final, generate(model, prompts(2), None, sampler, seed=1).sequences)
+
+
 # Refusals
 
 SPECULATING = {"speculation": 3}
@@ -414,8 +438,10 @@ def folder(tmp_path_factory) -> Path:
         ("some text", ["--sampler", "free_dave", "--set", "gen_length=8"]),
         ("some text", ["--sampler", "speculative", "--set", "gen_length=8", "--seed", "3"]),
         ("some ___ text ___", ["--sampler", "free_dave", "--gap", "3"]),
+        ("some text", ["--sampler", "fast_dllm", "--set", "gen_length=8", "--set", "block_length=4"]),
+        ("some ___ text ___", ["--sampler", "delayed_cache", "--gap", "3"]),
     ],
-    ids=["daedal", "greedy", "drawn", "infill"],
+    ids=["daedal", "greedy", "drawn", "infill", "cached", "cached infill"],
 )
 def test_command_takes_these_samplers(folder, text, settings, monkeypatch, capsys):
     command(monkeypatch, "generate", folder, text, *([] if "___" in text else ["--raw"]), *settings)

@@ -1,6 +1,7 @@
 """generate, infill and the loop beneath: golden tokens, row independence, special tokens, and every refusal."""
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,13 +32,15 @@ def golden():
 
 
 def sampler_of(case: dict) -> SamplerConfig:
+    by_threshold = {"reveal": "threshold", "threshold": case.get("threshold")}  # the original ignores steps there
     return SamplerConfig(
-        steps=case["steps"],
+        **(by_threshold if "threshold" in case else {"steps": case["steps"]}),
         gen_length=case["gen_length"],
         block_length=case["block_length"],
         cfg_scale=case.get("cfg_scale", 0.0),
         forbid_eos=case.get("logits_eos_inf", False),
         eos_last=case.get("confidence_eos_eot_inf", False),
+        cache=case.get("cache", "none"),
     )
 
 
@@ -88,10 +91,9 @@ def test_tokens_are_those_of_the_original_where_equal_scores_are_broken_as_it_di
     assert not torch.equal(ours[1], expected[1])
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES["fast"] if c["cache"] == "none" and "threshold" not in c], ids=lambda c: str(c["index"])
-)
-def test_uncached_generation_takes_the_original_number_of_predictions(golden, case):
+@pytest.mark.parametrize("case", CASES["fast"], ids=lambda c: f"{c['cache']}-{c['index']}")
+def test_tokens_and_predictions_are_those_of_fast_dllm(golden, case):
+    """With and without its caches and its threshold, which it compares with the probability of the draft."""
     model, reference = golden
     out = generate(model, *prompt_of(reference, f"fast.{case['index']}"), sampler_of(case))
     assert torch.equal(out.sequences, reference[f"fast.{case['index']}.output"])
@@ -134,6 +136,91 @@ def test_row_does_not_depend_on_padding(golden, name):
     model.float()
     assert torch.equal(beside.sequences[:, 5:], alone.sequences)
     assert torch.equal(beside.tokens_per_forward, alone.tokens_per_forward)
+
+
+CACHES = ["prefix", "dual", "delayed", "block_causal"]
+KEEPING = {
+    "drawn": {"temperature": 0.9},
+    "few steps": {"temperature": 0.9, "steps": 4, "order": "random"},
+    "adaptive": {"reveal": "threshold", "threshold": 0.1, "temperature": 0.9},
+    "guided": {"temperature": 0.7, "cfg_scale": 0.5},
+    "refreshed": {"temperature": 0.9, "refresh_every": 3},
+    "edited": {"temperature": 0.9, "edit_threshold": 0.05, "edit_steps": 3},
+    "stops": {"temperature": 0.9, "stop_at_eos": True},
+    "appended": {"temperature": 0.9, "stop_at_eos": True, "variable_length": True},
+}
+RAGGED = torch.tensor([[1] * 5, [0] * 2 + [1] * 3, [0] * 5])
+
+
+def keeping(cache: str, fields: str) -> SamplerConfig:
+    return SamplerConfig(gen_length=8, block_length=4, cache=cache, **KEEPING[fields])
+
+
+@pytest.fixture(scope="module")
+def models():
+    """By cache, one that it is for; in float64, so that other batch sizes round to the same tokens."""
+    bidirectional, block_causal = (llada.load_pretrained(GOLDEN)[0].double() for _ in range(2))
+    block_causal.config.block_length = 5  # other blocks than the sampler's, and other ones in each row
+    return {cache: block_causal if cache == "block_causal" else bidirectional for cache in CACHES}
+
+
+@pytest.mark.parametrize("fields", KEEPING)
+@pytest.mark.parametrize("cache", CACHES)
+def test_with_a_cache_rows_of_a_ragged_batch_are_what_they_are_alone(models, cache, fields):
+    model, sampler, prompt = models[cache], keeping(cache, fields), prompts(3, 5)
+    together = generate(model, prompt, RAGGED, sampler, seed=3)
+    for i, padding in enumerate((0, 2, 5)):
+        alone = generate(model, prompt[i : i + 1, padding:], None, sampler, seed=3, first_row=i)
+        assert torch.equal(alone.sequences[0], together.sequences[i, padding:])
+        assert alone.forward_passes[0] == together.forward_passes[i]
+        if padding == 0:  # which costs positions
+            assert alone.query_tokens[0] == together.query_tokens[i]
+
+
+def test_the_rows_of_these_tests_end_at_different_times(models):
+    """Or they would show less than they say."""
+    for fields in ("adaptive", "stops", "appended"):
+        out = generate(models["dual"], prompts(3, 5), RAGGED, keeping("dual", fields), seed=3)
+        assert len(set(out.forward_passes.tolist())) > 1
+
+
+@pytest.mark.parametrize("fields", ["drawn", "guided", "appended"])
+@pytest.mark.parametrize("cache", CACHES)
+def test_with_a_cache_interleaved_requests_do_not_touch_each_other(models, cache, fields):
+    requests = [(prompts(2), 1), (prompts(3, 9), 2)]
+    apart = [generate(models[cache], prompt, None, keeping(cache, fields), seed) for prompt, seed in requests]
+    running = [
+        generation_states(models[cache], prompt, None, keeping(cache, fields), seed) for prompt, seed in requests
+    ]
+    last: list[Tensor] = [prompt for prompt, _ in requests]
+    for states in zip_longest(*running):
+        last = [canvas if state is None else state.canvas for state, canvas in zip(states, last, strict=True)]
+    assert all(torch.equal(canvas, alone.sequences) for canvas, alone in zip(last, apart, strict=True))
+
+
+@pytest.mark.parametrize("fields", KEEPING)
+def test_the_block_causal_cache_changes_nothing_but_the_cost(models, fields):
+    sampler = keeping("block_causal", fields)
+    kept, none = (
+        generate(models["block_causal"], prompts(3, 5), RAGGED, given, seed=3)
+        for given in (sampler, sampler.replace(cache="none", refresh_every=None))
+    )
+    assert torch.equal(kept.sequences, none.sequences)
+    assert torch.equal(kept.forward_passes, none.forward_passes)
+    assert (kept.query_tokens < none.query_tokens).all()
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_infilling_keeps_keys_and_values_of_rows_that_wait_for_their_block(models, cache):
+    """Rows have masks in different blocks, one in none."""
+    canvas = prompts(4, 12)
+    canvas[0, 1:3] = canvas[1, [4, 6, 11]] = canvas[2, 8:] = MASK
+    sampler = SamplerConfig(block_length=4, cache=cache, temperature=0.9, cfg_scale=0.5)
+    together = infill(models[cache], canvas, None, sampler, seed=1)
+    assert (together.sequences != MASK).all()
+    for i in range(4):
+        alone = infill(models[cache], canvas[i : i + 1], None, sampler, seed=1, first_row=i)
+        assert all(torch.equal(ours[0], theirs[i]) for ours, theirs in zip(alone, together, strict=True))
 
 
 def test_seed_changes_what_is_drawn_and_not_what_is_greedy(golden):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import llada
-from llada.config import ConfigError, config_folder
+from llada.config import ConfigError, config_folder, read_yaml
 from llada.sampling.generate import SamplerConfig, generate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-mha"
@@ -17,16 +17,31 @@ FIXED = {
     *("random", "low_confidence", "semi_autoregressive", "max_probability", "margin", "entropy", "left_to_right"),
     *("ancestral", "first_hitting", "mask_predict", "threshold", "factor", "entropy_bound", "klass"),
     *("remdm", "p2", "gibbs"),
+    *("prefix_cache", "dual_cache", "fast_dllm", "delayed_cache", "block_causal_cache"),
 }
 FILES = sorted((config_folder() / "sampling").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
+CACHED = [file.stem for file in FILES if "cache" in read_yaml(file)]
 LENGTH = 16
 
 
 @pytest.fixture(scope="module")
-def model():
+def bidirectional():
     model, _ = llada.load_pretrained(GOLDEN)
     return model.double()  # so that other batch sizes and paddings round to the same tokens
+
+
+@pytest.fixture(scope="module")
+def block_causal():
+    model, _ = llada.load_pretrained(GOLDEN)
+    model.config.block_length = 5
+    return model.double()
+
+
+@pytest.fixture
+def model(name, bidirectional, block_causal):
+    """One that the named sampler takes."""
+    return block_causal if name == "block_causal_cache" else bidirectional
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +135,22 @@ def test_seed_matters_exactly_where_something_is_drawn(model, background, name):
     assert torch.equal(first, second) != drawn
 
 
-def test_adaptive_samplers_save_predictions_and_rows_end_alone(model, background):
-    out = generate(model, prompts(3), None, sampler("threshold", background, threshold=0.12))
+def test_adaptive_samplers_save_predictions_and_rows_end_alone(bidirectional, background):
+    out = generate(bidirectional, prompts(3), None, sampler("threshold", background, threshold=0.12))
     assert (out.forward_passes < LENGTH).all()
     assert len(set(out.forward_passes.tolist())) > 1
 
 
-def test_guidance_costs_two_evaluations_a_step(model, background):
-    out = generate(model, prompts(2), None, sampler("adaptive_guidance", background))
+def test_guidance_costs_two_evaluations_a_step(bidirectional, background):
+    out = generate(bidirectional, prompts(2), None, sampler("adaptive_guidance", background))
     assert out.forward_passes.tolist() == [2 * LENGTH] * 2
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_cache_computes_fewer_positions_in_as_many_calls(model, background, name):
+    chosen = sampler(name, background)
+    out = generate(model, prompts(3), None, chosen)
+    without = generate(model, prompts(3), None, chosen.replace(cache="none", refresh_every=None))
+    assert (out.query_tokens < without.query_tokens).all()
+    assert torch.equal(out.forward_passes, without.forward_passes)
+    assert torch.equal(out.sequences, without.sequences) or name != "block_causal_cache"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import llada
 from llada.config import ConfigError
 from llada.sampling.generate import Generation, SamplerConfig, generate
 from llada.sampling.orders import ORDERS
@@ -35,7 +36,17 @@ class Hashing:
         return SimpleNamespace(logits=torch.einsum("biu,iujv->bjv", one_hot, self.weights[:L, :, :L]))
 
 
+def transformer(block_length: int | None = None) -> llada.LLaDAForMaskedLM:
+    """A model that keeps keys and values; of two layers, as with one most caches are exact."""
+    torch.manual_seed(0)
+    config = llada.LLaDAConfig(d_model=16, n_layers=2, n_heads=2, mlp_hidden_size=16, vocab_size=VOCAB,
+                               max_sequence_length=LONGEST, mask_token_id=MASK, eos_token_id=EOS, eot_token_id=EOT,
+                               block_length=block_length)  # fmt: skip
+    return llada.LLaDAForMaskedLM(config).eval()
+
+
 MODELS = [Hashing(sharpness) for sharpness in (1.0, 6.0)]
+KEEPING = [transformer()]
 PROMPTS = torch.randint(0, 5, (8, 3), generator=torch.Generator().manual_seed(3))
 
 
@@ -93,6 +104,8 @@ CASES: list[tuple[str, dict[str, Any], Any, Any]] = [
     ("insert_below", {**GROWING, "grow_until": 0.0}, 1.0, 0.1),
     ("grow_until", GROWING, 0.0, 0.5),
     ("insert_until", {**GROWING, "grow_until": 0.0, "insert_below": 0.9}, 0.0, 0.9),
+    ("cache", {}, "dual", "none"),
+    ("refresh_every", {"cache": "dual"}, 2, 8),
     ("suppress_tokens", {}, [0, 1], []),
     ("forbid_eos", {}, True, False),
     ("eos_last", {}, True, False),
@@ -107,7 +120,6 @@ NEEDS: dict[str, dict[str, Any]] = {  # what a rule cannot do without, and value
     "remdm": {"remask": "cap", "eta": 0.2, "steps": 20},
     "gibbs": {"steps": 20},
 }
-BROKEN = ("ancestral", "edit_threshold")  # divides by p(0) = 0 in the predictions that are spent on edits alone
 ANYTHING_BUT_A_BOOL = ["yes", 1]
 OUTSIDE: dict[str, list[Any]] = {  # of the range or type of each option
     "steps": [0, -3, 4.5, "many", True],
@@ -143,6 +155,8 @@ OUTSIDE: dict[str, list[Any]] = {  # of the range or type of each option
     "insert_below": [-0.1, 1.1, math.nan],
     "grow_until": [-0.1, 1.1, math.nan],
     "insert_until": [-0.1, 1.1, math.nan],
+    "cache": ["all", "Dual", 3, True, None],
+    "refresh_every": [0, -1, 2.5, True],
     "suppress_tokens": [[-1], [0.5], 3],
     "forbid_eos": ANYTHING_BUT_A_BOOL,
     "eos_last": ANYTHING_BUT_A_BOOL,
@@ -151,13 +165,16 @@ OUTSIDE: dict[str, list[Any]] = {  # of the range or type of each option
 }
 
 
-def made(values: dict[str, Any]) -> list[Generation]:
-    return _made(json.dumps({"gen_length": 8, **values}, sort_keys=True))
+def made(field: str, values: dict[str, Any]) -> list[Generation]:
+    """What comes out of models on which the field can act."""
+    keeping = field in ("cache", "refresh_every")
+    return _made(json.dumps({"gen_length": 8, **values}, sort_keys=True), keeping)
 
 
 @cache
-def _made(values: str) -> list[Generation]:
-    return [generate(model, PROMPTS, None, SamplerConfig(**json.loads(values)), seed=1) for model in MODELS]
+def _made(values: str, keeping: bool) -> list[Generation]:
+    models, sampler = KEEPING if keeping else MODELS, SamplerConfig(**json.loads(values))
+    return [generate(model, PROMPTS, None, sampler, seed=1) for model in models]
 
 
 def same(one: list[Generation], other: list[Generation]) -> bool:
@@ -172,10 +189,10 @@ def test_every_option_is_among_the_cases():
 
 @pytest.mark.parametrize(("field", "beside", "value", "absent"), CASES)
 def test_option_acts_and_leaving_it_out_is_its_documented_default(field, beside, value, absent):
-    without = made(beside)
-    assert not same(made({**beside, field: value}), without)
+    without = made(field, beside)
+    assert not same(made(field, {**beside, field: value}), without)
     if absent is not None:
-        assert same(made({**beside, field: absent}), without)
+        assert same(made(field, {**beside, field: absent}), without)
 
 
 @pytest.mark.parametrize("reveal", REVEALS)
@@ -184,14 +201,12 @@ def test_option_that_is_accepted_with_a_rule_acts_with_it(reveal):
     silent = []
     for field, beside, value, _ in CASES:
         given = {**beside, "reveal": reveal, **NEEDS.get(reveal, {})}
-        if (reveal, "edit_threshold") == BROKEN and "edit_threshold" in {field, *beside}:
-            continue
         try:
             SamplerConfig(gen_length=8, **given)
             SamplerConfig(**{"gen_length": 8, **given, field: value})
         except ConfigError:
             continue
-        if field != "reveal" and same(made(given), made({**given, field: value})):
+        if field != "reveal" and same(made(field, given), made(field, {**given, field: value})):
             silent.append((field, given))
     assert not silent
 
@@ -208,3 +223,53 @@ def test_value_out_of_range_is_explained(field, value):
 def test_unknown_rule_lists_the_known_ones(field, known):
     with pytest.raises(ConfigError, match=f"^unknown {field} 'best'; known: {', '.join(known)}$"):
         SamplerConfig(**{field: "best"})
+
+
+GUIDED = {"cfg_scale": 0.5, "guidance": "adaptive"}
+GROWN = {"reveal": "threshold", "threshold": 0.9, "gen_length": 8, "longest": 16}
+APPENDED = {"stop_at_eos": True, "variable_length": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"refresh_every": 8}, "refresh_every has no effect without a cache; set cache$"),
+        ({"refresh_every": 1}, "refresh_every has no effect without a cache"),
+        ({"cache": "none", "refresh_every": 8}, "refresh_every has no effect without a cache"),
+        *[
+            (
+                {"cache": name, "refresh_every": 1},
+                f"refresh_every=1 computes everything in every step, which is cache: none, not {name}$",
+            )
+            for name in ("prefix", "dual", "delayed", "block_causal")
+        ],
+        ({"cache": "dual", **GUIDED}, "guidance: adaptive hides other tokens in every step, .*; set cache: none$"),
+        ({"cache": "block_causal", **GUIDED}, "guidance: adaptive hides other tokens in every step"),
+        ({"cache": "dual", "speculation": 3}, "a cache goes with neither speculation nor longest, whose canvases"),
+        ({"cache": "block_causal", "speculation": 3}, "a cache goes with neither speculation nor longest"),
+        ({"cache": "delayed", **GROWN}, "a cache goes with neither speculation nor longest"),
+        ({"edit_threshold": 0.5, "eos_last": True}, "eos_last does not go with edit_threshold, which may"),
+        (
+            {"gen_length": 8, "block_length": 8, **APPENDED},
+            "variable_length has no effect on a single block of block_length=8 tokens$",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_explained(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        SamplerConfig(**fields)
+
+
+@pytest.mark.parametrize("name", ["prefix", "dual", "delayed", "block_causal"])
+def test_model_that_keeps_no_keys_and_values_is_refused_with_a_cache(name):
+    message = f"cache: {name} needs a model that keeps keys and values, as LLaDAForMaskedLM does; Hashing cannot$"
+    with pytest.raises(ValueError, match=message):
+        generate(MODELS[0], PROMPTS, None, SamplerConfig(gen_length=8, cache=name))
+
+
+def test_cache_for_block_causal_attention_is_refused_for_a_bidirectional_model():
+    sampler = SamplerConfig(gen_length=8, cache="block_causal")
+    message = r"cache: block_causal needs a model whose attention is block-causal .*; for others .* take dual"
+    with pytest.raises(ValueError, match=message):
+        generate(KEEPING[0], PROMPTS, None, sampler)
+    generate(transformer(block_length=4), PROMPTS, None, sampler)
