@@ -26,7 +26,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 import llada
 
 PROMPT, BLOCK, MASK, EOS = 64, 32, 3, 1
-SIZES = {"d_model": 512, "n_layers": 8, "n_heads": 8, "mlp_hidden_size": 1408}
+WIDTH, LAYERS, HEADS, FEED_FORWARD = 512, 8, 8, 1408
 OURS = {
     "exact": {},
     "cache: prefix": {"cache": "prefix"},
@@ -133,19 +133,29 @@ def _resident(field: str) -> float:
 def build(vocabulary: int, device: str) -> tuple[Any, Any]:
     """A LLaDA and a Llama of the same sizes, with random weights."""
     torch.manual_seed(0)
-    longest = {"mask_token_id": MASK, "eos_token_id": EOS, "max_sequence_length": 1024}
-    masked = llada.LLaDAForMaskedLM(llada.LLaDAConfig(**SIZES, **longest, vocab_size=vocabulary))
+    masked = llada.LLaDAForMaskedLM(
+        llada.LLaDAConfig(
+            d_model=WIDTH,
+            n_layers=LAYERS,
+            n_heads=HEADS,
+            mlp_hidden_size=FEED_FORWARD,
+            vocab_size=vocabulary,
+            mask_token_id=MASK,
+            eos_token_id=EOS,
+            max_sequence_length=1024,
+        )
+    )
     causal = LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=SIZES["d_model"],
-            num_hidden_layers=SIZES["n_layers"],
-            num_attention_heads=SIZES["n_heads"],
-            intermediate_size=SIZES["mlp_hidden_size"],
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=FEED_FORWARD,
             vocab_size=vocabulary,
             tie_word_embeddings=False,
         )
     )
-    return masked.to(device).eval(), causal.to(device).eval()
+    return tuple(model.eval().to(torch.device(device)) for model in (masked, causal))  # pyright: ignore
 
 
 def table(vocabulary: int, new: int, temperature: float, options: argparse.Namespace, models: tuple[Any, Any]) -> Table:
@@ -154,7 +164,9 @@ def table(vocabulary: int, new: int, temperature: float, options: argparse.Names
     prompt = torch.randint(4, vocabulary, (options.batch, PROMPT), generator=torch.Generator().manual_seed(1))
     prompt = prompt.to(options.device)
     # a threshold that random weights reach now and then: what matters here is its cost
-    bound = float(masked(prompt[:1]).logits.softmax(dim=-1).amax(dim=-1).quantile(0.6))
+    with torch.no_grad():
+        everything = masked(prompt[:1]).logits
+    bound = float(everything.softmax(dim=-1).amax(dim=-1).quantile(0.6))
 
     def row(name: str) -> Callable[[], tuple[Tensor, int, int]]:
         fields = {"threshold": bound} if name.startswith("threshold") else {}
@@ -187,6 +199,7 @@ def table(vocabulary: int, new: int, temperature: float, options: argparse.Names
 
 
 def main() -> None:
+    """Print one table for each vocabulary, length and temperature."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocab", type=int, nargs="+", default=[32000, 126464])
     parser.add_argument("--new", type=int, nargs="+", default=[64, 128])

@@ -55,7 +55,8 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # as nn.Linear calls it
         tokens = input.flatten(0, -2)
-        if input.is_cpu and 2 <= len(tokens) <= 48 and not torch.is_grad_enabled():
+        # not in training, where checkpointing computes the same once with and once without gradients
+        if input.is_cpu and 2 <= len(tokens) <= 48 and not (self.training or torch.is_grad_enabled()):
             output = (self.weight @ tokens.T).T.unflatten(0, input.shape[:-1])  # not contiguous
             return output if self.bias is None else output + self.bias
         return super().forward(input)

@@ -163,7 +163,7 @@ def _drafted(
     now: int,
     vocabulary: int,
 ) -> Drafts:
-    """Tokens at the predicted positions, bool (B, W): at masked ones drafts, elsewhere what stands there, or its edit."""
+    """Tokens at the predicted positions, bool (B, W): at masked ones drafts, elsewhere what is there or its edit."""
     present = canvas[:, block]
     if vocabulary and not predicted.any():  # sync; not every network takes an empty batch
         logits = torch.empty(0, vocabulary, device=canvas.device)
