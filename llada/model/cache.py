@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class KeyValues:
@@ -19,6 +20,14 @@ class KeyValues:
     def __init__(self, batch: int, length: int):
         self.batch, self.length = batch, length
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys, already rotated, and values, (B, L, K, E)
+
+    def extend(self, length: int) -> None:
+        """Make room for so many more positions; what is stored stays."""
+        self.length += length
+        self.layers = {
+            layer: (pad(key, (0, 0, 0, 0, 0, length)), pad(value, (0, 0, 0, 0, 0, length)))
+            for layer, (key, value) in self.layers.items()
+        }
 
     def span(self, rows: Tensor | None = None, columns: Tensor | None = None) -> "Span":
         """Some rows, int64 (R,), and in each of them some columns, int64 (R, S); None: all."""

@@ -100,17 +100,20 @@ class cached(Predictor):  # noqa: N801  # used like a function
         self.refresh_every, self.beyond_window, self.meter = refresh_every, beyond_window, meter
         self._stored: Any = None  # keys and values
         self._canvas = self._true_until = torch.empty(0)  # (B, L) and (B,) of each row's last pass
-        self._window, self._passes = (0, 0), 0  # of the last pass, and how many there were in it
+        self._window, self._passes = (0, 0), torch.empty(0)  # of the last pass, and each row's (B,) in it
 
     @torch.no_grad()
     def at(self, canvas: Tensor, block: slice, wanted: Tensor) -> Tensor:
         start, stop, _ = block.indices(canvas.shape[1])
         canvas = canvas if self.beyond_window else canvas[:, :stop]
         if self._window != (start, stop):
-            self._window, self._passes = (start, stop), 0
-        if self._stored is None or self._canvas.shape != canvas.shape:
+            self._window, self._passes = (start, stop), torch.zeros_like(canvas[:, 0])
+        if self._stored is None:
             self._stored = self.model.key_values(*canvas.shape)
             self._canvas, self._true_until = canvas, canvas.new_zeros(len(canvas))
+        elif (more := canvas.shape[1] - self._canvas.shape[1]) > 0:  # a block was appended
+            self._stored.extend(more)
+            self._canvas = torch.cat((self._canvas, canvas[:, -more:]), dim=1)
         rows, (here, wanted, padding) = unfinished(wanted, canvas, wanted, self.attention_mask)
         padding = None if padding is None else padding[:, : canvas.shape[1]]
         each = torch.arange(len(canvas), device=canvas.device) if rows is None else rows  # (R,)
@@ -133,13 +136,15 @@ class cached(Predictor):  # noqa: N801  # used like a function
         place = torch.arange(1, fresh.shape[1] + 1, device=fresh.device)
         self._canvas = self._canvas.index_copy(0, each, here)
         self._true_until = self._true_until.index_copy(0, each, (place * fresh).amax(dim=1))
-        self._passes += 1
+        self._passes = self._passes.index_add(0, each, torch.ones_like(each))
         return logits
 
     def _fresh(self, here: Tensor, padding: Tensor | None, rows: Tensor, start: int, stop: int) -> Tensor:
         """What is computed anew of the canvases (R, L) of these rows, a new bool tensor of the same shape."""
-        due = self._passes % self.refresh_every == 0 if self.refresh_every else self._passes == 0
-        if due and (self.cache.whole_window or self.refresh_every):
+        passes = self._passes[rows]
+        due = passes % self.refresh_every == 0 if self.refresh_every else passes == 0  # (R,)
+        due = due & (self.cache.whole_window or self.refresh_every is not None)
+        if due.all():  # sync
             return torch.ones_like(here, dtype=torch.bool)
         present = torch.ones_like(here) if padding is None else padding
         now = Pass(
@@ -151,7 +156,7 @@ class cached(Predictor):  # noqa: N801  # used like a function
             start=start,
             stop=stop,
         )
-        return self.cache.fresh(now).clone()
+        return self.cache.fresh(now) | due[:, None]
 
     def of_rows(self, rows: Tensor) -> Self:
         raise ValueError("a cache belongs to its batch; speculation needs a predictor without one")

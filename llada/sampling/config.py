@@ -193,6 +193,8 @@ class SamplerConfig(Schema):
             if self.refresh_every is not None:
                 yield "refresh_every has no effect without a cache; set cache"
             return
+        if self.cache == "block_causal" and self.refresh_every is not None:
+            yield "refresh_every has no effect on cache: block_causal, which is exact; remove it"
         if self.refresh_every == 1:
             yield f"refresh_every=1 computes everything in every step, which is cache: none, not {self.cache}"
         if self.cfg_scale > 0 and self.guidance == "adaptive":

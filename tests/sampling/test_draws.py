@@ -1,11 +1,13 @@
 """Draws and random numbers: exact, per row, in double precision (T18)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from llada.sampling.denoise import row_uniforms
 from llada.sampling.drafts import categorical, draft_at, greedy, inverse_cdf
-from llada.sampling.orders import confidence
+from llada.sampling.orders import Drafts, confidence
 
 
 def test_t18_tail_of_probability_two_to_the_minus_thirty_is_reached():
@@ -18,12 +20,11 @@ def test_t18_tail_of_probability_two_to_the_minus_thirty_is_reached():
     [((0.5, 0.49, 0.01), 0.5), ((0.45, 0.30, 0.25), 0.45), ((0.6, 0.2, 0.2), 0.6), ((0.55, 0.45, 0.0), 0.55)],
 )
 def test_t18_confidence_is_the_probability_of_the_draft(p, expected):
-    logits = torch.tensor([[p]], dtype=torch.float64).log()
-    uniforms = torch.zeros(1, 1, dtype=torch.float64)
-    for draft in range(3):
-        score = confidence(logits, torch.tensor([[draft]]), uniforms)
-        assert float(score) == pytest.approx(p[draft], abs=1e-12)
-    assert float(confidence(logits, logits.argmax(dim=-1), uniforms)) == pytest.approx(expected)
+    logits = torch.tensor([p, p, p], dtype=torch.float64).log()
+    drafts = Drafts(logits, torch.arange(3), place=torch.arange(3), width=3, uniforms=torch.zeros(3).double())
+    assert confidence(drafts).tolist() == pytest.approx(p, abs=1e-12)
+    likeliest = replace(drafts, token=greedy(logits, drafts.uniforms))
+    assert confidence(likeliest).tolist() == pytest.approx([expected] * 3)
 
 
 def test_law_of_the_draw_is_the_distribution_on_a_grid_of_numbers():
@@ -54,9 +55,9 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_nothing_to_draw_is_no_error():
-    logits, masked = torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)
-    drawn = categorical(1.0)(logits, masked, torch.rand(2, 3, dtype=torch.float64))
-    assert torch.equal(drawn, torch.zeros(2, 3, dtype=torch.long))
+    nothing = torch.zeros(0, 5), torch.zeros(0, dtype=torch.float64)
+    for draft in (greedy, categorical(1.0), categorical(1.0, top_k=2, top_p=0.5)):
+        assert torch.equal(draft(*nothing), torch.zeros(0, dtype=torch.long))
 
 
 def test_temperature_zero_is_greedy():

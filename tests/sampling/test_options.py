@@ -241,9 +241,10 @@ APPENDED = {"stop_at_eos": True, "variable_length": True}
                 {"cache": name, "refresh_every": 1},
                 f"refresh_every=1 computes everything in every step, which is cache: none, not {name}$",
             )
-            for name in ("prefix", "dual", "delayed", "block_causal")
+            for name in ("prefix", "dual", "delayed")
         ],
         ({"cache": "dual", **GUIDED}, "guidance: adaptive hides other tokens in every step, .*; set cache: none$"),
+        ({"cache": "block_causal", "refresh_every": 4}, "refresh_every has no effect on cache: block_causal, which is"),
         ({"cache": "block_causal", **GUIDED}, "guidance: adaptive hides other tokens in every step"),
         ({"cache": "dual", "speculation": 3}, "a cache goes with neither speculation nor longest, whose canvases"),
         ({"cache": "block_causal", "speculation": 3}, "a cache goes with neither speculation nor longest"),
