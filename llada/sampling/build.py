@@ -36,6 +36,10 @@ def states_of(
     if sampler.eos_last:
         order = excluding(order, end_tokens(model))
     stop_token_id = eos_token(model, "stop_at_eos") if sampler.stop_at_eos else None
+    if stop_token_id in sampler.suppress_tokens:
+        raise ValueError(
+            f"stop_at_eos has no effect with suppress_tokens that hold {stop_token_id}, the end of sequence"
+        )
     if sampler.speculation is not None and sampler.temperature == 0:
         return greedy_speculation(
             predict,
@@ -123,6 +127,10 @@ def answer_of(
 ) -> Grown:
     """An answer that finds its own length (DAEDAL), to the prompt (P,) of a single row."""
 
+    eos = eos_token(model, "longest")
+    if eos in sampler.suppress_tokens:
+        raise ValueError(f"longest needs the end of sequence, {eos}, which suppress_tokens holds; remove it there")
+
     def predict(canvas: Tensor, window: slice) -> Tensor:
         given = torch.arange(canvas.shape[1], device=canvas.device)[None] < len(prompt)
         return predictor_of(sampler, model, given, torch.ones_like(canvas), meter)(canvas, window)
@@ -131,7 +139,7 @@ def answer_of(
         predict,
         prompt,
         model.config.mask_token_id,
-        eos_token(model, "longest"),
+        eos,
         draft=sampler.make_draft(),
         order=sampler.make_order(),
         uniforms=uniforms,

@@ -199,6 +199,23 @@ def test_steps_that_do_not_fill_the_canvas_are_explained(bidirectional, values, 
         infill(bidirectional, canvas, sampler=SamplerConfig(**values))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gen_length": 4, "stop_at_eos": True}, "stop_at_eos has no effect with suppress_tokens that hold"),
+        (
+            {"gen_length": 4, "longest": 8, "reveal": "threshold", "threshold": 0.9, "order": "max_probability"},
+            "longest needs the end of sequence, .* which suppress_tokens holds; remove it there",
+        ),
+    ],
+)
+def test_waiting_for_an_end_that_is_suppressed_is_refused(golden, fields, message):
+    model, _ = llada.load_pretrained(golden.folder)
+    sampler = SamplerConfig(suppress_tokens=[model.config.eos_token_id], **fields)
+    with pytest.raises(ValueError, match=message):
+        generate(model, prompts(1, 3), sampler=sampler)
+
+
 def test_canvas_that_is_longer_than_the_model_is_refused(bidirectional):
     room = bidirectional.config.max_sequence_length
     with pytest.raises(ValueError, match=f"{room + 1} tokens of prompt and answer exceed the model's {room}; shorten"):
