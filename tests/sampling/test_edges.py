@@ -1,7 +1,5 @@
 """Every published sampler where there is little or no room: nothing given, nothing to do, nothing left."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,38 +12,11 @@ from llada.config import config_folder, read_yaml
 from llada.sampling.generate import SamplerConfig, generate, infill
 from llada.sampling.predictors import MaskPredictor
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-mha"
 FILES = {file.stem: read_yaml(file) for file in sorted((config_folder() / "sampling").glob("*.yaml"))}
 REFUSED = [name for name, values in FILES.items() if {"stop_at_eos", "gen_length"} & values.keys()]  # by infill
 INFILLING = [name for name in FILES if name not in REFUSED]
 CACHED = [name for name, values in FILES.items() if "cache" in values]
 LENGTH = 8
-
-
-@pytest.fixture(scope="module")
-def bidirectional():
-    model, _ = llada.load_pretrained(GOLDEN)
-    return model.double()  # so that other batch sizes and paddings round to the same tokens
-
-
-@pytest.fixture(scope="module")
-def block_causal():
-    model, _ = llada.load_pretrained(GOLDEN)
-    model.config.block_length = 3
-    return model.double()
-
-
-@pytest.fixture
-def model(name, bidirectional, block_causal):
-    """One that the named sampler takes."""
-    return block_causal if name == "block_causal_cache" else bidirectional
-
-
-@pytest.fixture(scope="module")
-def background(tmp_path_factory) -> str:
-    file = tmp_path_factory.mktemp("background") / "counts.json"
-    file.write_text(json.dumps([(7 * token) % 31 for token in range(256)]))
-    return str(file)
 
 
 def short(name: str, background: str, **values: Any) -> SamplerConfig:

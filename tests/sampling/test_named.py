@@ -1,18 +1,14 @@
 """Every published sampler by its name: it loads, says where it comes from, generates, and treats each row alone."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import llada
 from llada.config import ConfigError, config_folder, read_yaml
 from llada.sampling.generate import SamplerConfig, generate
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-mha"
 FIXED = {
     *("random", "low_confidence", "semi_autoregressive", "max_probability", "margin", "entropy", "left_to_right"),
     *("ancestral", "first_hitting", "mask_predict", "threshold", "factor", "entropy_bound", "klass"),
@@ -23,32 +19,6 @@ FILES = sorted((config_folder() / "sampling").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
 CACHED = [file.stem for file in FILES if "cache" in read_yaml(file)]
 LENGTH = 16
-
-
-@pytest.fixture(scope="module")
-def bidirectional():
-    model, _ = llada.load_pretrained(GOLDEN)
-    return model.double()  # so that other batch sizes and paddings round to the same tokens
-
-
-@pytest.fixture(scope="module")
-def block_causal():
-    model, _ = llada.load_pretrained(GOLDEN)
-    model.config.block_length = 5
-    return model.double()
-
-
-@pytest.fixture
-def model(name, bidirectional, block_causal):
-    """One that the named sampler takes."""
-    return block_causal if name == "block_causal_cache" else bidirectional
-
-
-@pytest.fixture(scope="module")
-def background(tmp_path_factory) -> str:
-    file = tmp_path_factory.mktemp("background") / "counts.json"
-    file.write_text(json.dumps([(7 * token) % 31 for token in range(256)]))
-    return str(file)
 
 
 def sampler(name: str, background: str, **values: Any) -> SamplerConfig:
