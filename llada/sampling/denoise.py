@@ -135,7 +135,7 @@ def denoise(
             held = _put(held, block, torch.where(step.masked & visible, probability, step.held))
             canvas = _put(canvas, block, after)
             if stop_token_id is not None:
-                ends = torch.ones_like(stopped)
+                ends = None
                 if edit is not None:  # tokens before the stop token may still change
                     ends = stopped | (active & visible.all(dim=1) & (~changed | (edits >= edit.extra_steps)))
                 canvas, stopped = fill_after_stop(canvas, writable, mask_token_id, stop_token_id, ends)
@@ -187,15 +187,16 @@ def _put(whole: Tensor, block: slice, part: Tensor) -> Tensor:
 
 
 def fill_after_stop(
-    canvas: Tensor, writable: Tensor, mask_token_id: int, stop_token_id: int, ends: Tensor
+    canvas: Tensor, writable: Tensor, mask_token_id: int, stop_token_id: int, ends: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Write the stop token after the first one that has no mask before it, in rows (B,) that may end.
+    """Write the stop token after the first one that has no mask before it, where the sampler may write at all.
 
-    Only where the sampler may write at all. Also which rows have stopped, (B,).
+    Only in rows that may end, bool (B,); None: all. Also which rows have stopped, (B,).
     """
     masks_before = ((canvas == mask_token_id) & writable).cumsum(dim=1)
     stopped = ((canvas == stop_token_id) & writable & (masks_before == 0)).cumsum(dim=1) > 0
-    stopped = stopped & ends[:, None]
+    if ends is not None:
+        stopped = stopped & ends[:, None]
     return torch.where(stopped & writable, stop_token_id, canvas), stopped.any(dim=1)
 
 

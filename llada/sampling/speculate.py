@@ -57,7 +57,6 @@ def greedy_speculation(
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id
     stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
-    everyone = torch.ones_like(stopped)
     index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         masks = (canvas[:, block] == mask_token_id).sum(dim=1)
@@ -84,7 +83,7 @@ def greedy_speculation(
             done = done.index_add(0, rows, right + 1)
             after = call.after(truth[last])
             if stop_token_id is not None:
-                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id, everyone)
+                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id)
             yield call.round(next(index), after, by, draft[last], visible, score.gather(0, by))
             canvas = after
 
@@ -143,7 +142,6 @@ def exact_speculation(
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id
     stopped = torch.zeros(canvas.shape[0], dtype=torch.bool, device=canvas.device)
-    everyone = torch.ones_like(stopped)
     index = count_up()
     for number, block in enumerate([slice(0, canvas.shape[1])] if blocks is None else blocks):
         rows = ((canvas[:, block] == mask_token_id).any(dim=1) & ~stopped).nonzero()[:, 0]  # (R,)
@@ -192,7 +190,7 @@ def exact_speculation(
             visible = chain[:, 0] != mask_token_id
             after = call.after(chain[:, 0])
             if stop_token_id is not None:
-                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id, everyone)
+                after, stopped = fill_after_stop(after, writable, mask_token_id, stop_token_id)
             yield call.round(
                 next(index), after, call.settling(right), draft, visible, torch.where(kept, turn.score, score)
             )
