@@ -140,7 +140,9 @@ def test_a_json_file_that_is_no_list_is_refused(tmp_path):
         fields(path)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b'{"text": "x"}\n' * 100)[:-12]])
+@pytest.mark.parametrize(
+    "content", [b"not gzip", gzip.compress(b'{"text": "x"}\n' * 100)[:-12]], ids=["not gzip", "cut short"]
+)
 def test_a_damaged_gzip_file_is_named(tmp_path, content):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
