@@ -13,9 +13,14 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def partial_path(target: Path) -> Path:
+    """The name that a file or folder has until it is whole."""
+    return target.with_name(target.name + ".partial")
+
+
 def publish_file(path: Path, content: bytes) -> None:
     """Write a file beside its name and rename it, durably: the name has the old content or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     try:
         write_durably(partial, content)
         partial.replace(path)
@@ -45,7 +50,7 @@ def sync_tree(folder: Path) -> None:
 
 def partial_folder(target: Path) -> Path:
     """An empty folder beside `target`, to be filled and given to `publish_folder`; leftovers of a kill are removed."""
-    folder = target.with_name(target.name + ".partial")
+    folder = partial_path(target)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

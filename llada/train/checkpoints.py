@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from llada.durable import partial_folder, publish_folder, write_durably
+from llada.durable import partial_folder, partial_path, publish_folder, write_durably
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -60,7 +60,7 @@ def commit(filled: Path, root: Path, step: int, keep: int) -> Path:
 
 def discard(checkpoint: Path) -> None:
     """Remove a folder under a name that does not count, so that a kill leaves no half of a checkpoint behind."""
-    doomed = checkpoint.with_name(checkpoint.name + ".partial")
+    doomed = partial_path(checkpoint)
     shutil.rmtree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)

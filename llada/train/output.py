@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from llada.config import ConfigError
-from llada.durable import publish_file
+from llada.durable import partial_path, publish_file
 from llada.train.agreement import on_main
 from llada.train.checkpoints import newest_valid, set_aside
 from llada.train.config import TrainConfig
@@ -24,7 +24,6 @@ _CHANGEABLE = {
     *("micro_batch_size", "workers", "sharding", "gradient_checkpointing", "max_skips", "spike_threshold"),
     *("checkpoint_every", "checkpoint_keep", "trackers", "evaluate_every", "evaluate_draws", "evaluate_rows"),
 }
-_UNFINISHED = "config.json.partial"  # a kill while the configuration was written
 
 
 class Output(NamedTuple):
@@ -53,7 +52,8 @@ def check_output(config: TrainConfig, inputs: list[str], *, resume: bool) -> Non
             raise ConfigError(f"output={config.output!r} holds the input {name!r}, which would be overwritten")
     if resume and config.overwrite:
         raise ConfigError("--resume goes on with the run in the output folder, overwrite=true removes it; choose one")
-    if not output.exists() or {path.name for path in output.iterdir()} <= {_UNFINISHED}:
+    unfinished = partial_path(output / "config.json")  # of a kill while the configuration was written
+    if not output.exists() or set(output.iterdir()) <= {unfinished}:
         return
     if resume:
         _check_same_run(config, output)

@@ -36,12 +36,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llada.durable import partial_folder, publish_folder, write_durably
+from llada.durable import partial_folder, partial_path, publish_folder, write_durably
 from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.agreement import on_main, together
 from llada.train.batches import Rows
-from llada.train.checkpoints import CheckpointError, begin, commit
+from llada.train.checkpoints import CheckpointError, begin, checkpoint_path, commit
 
 
 class Position(NamedTuple):
@@ -85,7 +85,7 @@ def save(
 
     Raises CheckpointError on every process where one of them fails; older checkpoints are then untouched.
     """
-    folder = root / f"step-{position.step:08d}.partial"
+    folder = partial_path(checkpoint_path(root, position.step))
 
     def fill() -> None:
         if is_sharded(trained.model):
