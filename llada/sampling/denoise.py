@@ -106,10 +106,16 @@ def denoise(
             if not active.any():  # sync
                 break
             predicted = (masked | free if everywhere else masked) & active[:, None]
-            drafts = _drafted(predict, draft, edit, canvas, block, mask_token_id, masked, predicted, uniforms, now, V)
-            V = drafts.logits.shape[1]
-            if turn == done and (drafts.logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
+            logits = _logits(predict, canvas, block, mask_token_id, predicted, V)  # (N, V)
+            V = logits.shape[1]
+            if turn == done and (logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
                 raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+            token = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])  # (N,)
+            token = torch.where(masked[predicted], token, present[predicted])
+            numbers = uniforms(block, now, Stream.ORDER)[predicted]
+            drafts = Drafts(logits, token, predicted.nonzero()[:, 1], present.shape[1], numbers)
+            if edit is not None:
+                drafts = replace(drafts, token=torch.where(masked[predicted], token, edit.replaced(drafts)))
             step = Step(
                 drafts=drafts,
                 predicted=predicted,
@@ -141,7 +147,7 @@ def denoise(
                 canvas, stopped = fill_after_stop(canvas, writable, mask_token_id, stop_token_id, ends)
             yield State(canvas, block, index, step.draft, step.score, probability, visible, predicted.any(dim=1))
             index += 1
-            del drafts, step  # their logits, before the next ones are there
+            del logits, drafts, step  # before the next logits are there
 
 
 def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUniforms:
@@ -150,33 +156,15 @@ def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUn
     return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
 
 
-def _drafted(
-    predict: Predict,
-    draft: Draft,
-    edit: Edit | None,
-    canvas: Tensor,
-    block: slice,
-    mask_token_id: int,
-    masked: Tensor,
-    predicted: Tensor,
-    uniforms: RowUniforms,
-    now: int,
-    vocabulary: int,
-) -> Drafts:
-    """Tokens at the predicted positions, bool (B, W): at masked ones drafts, elsewhere what is there or its edit."""
-    present = canvas[:, block]
+def _logits(
+    predict: Predict, canvas: Tensor, block: slice, mask_token_id: int, predicted: Tensor, vocabulary: int
+) -> Tensor:
+    """Logits (N, V) at the predicted positions, bool (B, W), without [MASK]; `vocabulary` is V where it is known."""
     if vocabulary and not predicted.any():  # sync; not every network takes an empty batch
-        logits = torch.empty(0, vocabulary, device=canvas.device)
-    else:
-        logits = logits_at(predict, canvas, block, predicted)  # (N, V)
-        logits[:, mask_token_id] = -torch.inf
-    hidden, token = masked[predicted], present[predicted]  # (N,)
-    token = torch.where(hidden, draft(logits, uniforms(block, now, Stream.DRAFT)[predicted]), token)
-    numbers = uniforms(block, now, Stream.ORDER)[predicted]
-    drafts = Drafts(logits, token, predicted.nonzero()[:, 1], present.shape[1], numbers)
-    if edit is None:
-        return drafts
-    return replace(drafts, token=torch.where(hidden, token, edit.replaced(drafts)))
+        return torch.empty(0, vocabulary, device=canvas.device)
+    logits = logits_at(predict, canvas, block, predicted)
+    logits[:, mask_token_id] = -torch.inf
+    return logits
 
 
 def _put(whole: Tensor, block: slice, part: Tensor) -> Tensor:

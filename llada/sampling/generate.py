@@ -117,7 +117,8 @@ def infill(
     check_tokens(model, canvas)
     check_length(model, canvas.shape[1])
     attention_mask = left_padding(canvas, attention_mask)
-    if ((canvas == model.config.mask_token_id) & (attention_mask == 0)).any():
+    hidden = canvas == model.config.mask_token_id
+    if (hidden & (attention_mask == 0)).any():
         raise ValueError("the padding holds [MASK] tokens, which would be filled; pad with another token")
     if sampler.block_length is not None and not attention_mask.all():
         raise ValueError(
@@ -133,7 +134,6 @@ def infill(
         if steps not in (None, len(sampler.counts)):
             raise ValueError(f"steps={sampler.steps} contradicts {len(sampler.counts)} counts a block; leave it out")
         steps = len(sampler.counts)
-    hidden = canvas == model.config.mask_token_id
     masks = torch.stack([hidden[:, b].sum(dim=1) for b in blocks]) if blocks else hidden.long()  # (blocks, B)
     most = int(masks.max()) if masks.numel() else 0
     sampler.check_fill(steps, most)
@@ -202,10 +202,16 @@ def _account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, mete
 def _generation(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
     """The outcome; `generated` (B, L) says which tokens the sampler wrote."""
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
-    ended = (sequences == eos) & generated if eos is not None else torch.zeros_like(generated)
-    before_end = ended.cumsum(dim=1) - ended.long() == 0
-    tokens = (generated & before_end).sum(dim=1)
+    tokens = until_end(sequences, generated, eos).sum(dim=1)
     return Generation(sequences, meter.evaluations, tokens / meter.evaluations.clamp(min=1), meter.query_tokens)
+
+
+def until_end(sequences: Tensor, generated: Tensor, eos_token_id: int | None) -> Tensor:
+    """Of the `generated` tokens, bool (B, L), those up to and with a row's first end of sequence; None: all."""
+    if eos_token_id is None:
+        return generated
+    ended = (generated & (sequences == eos_token_id)).long()
+    return generated & (ended.cumsum(dim=1) - ended == 0)
 
 
 def _canvas(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:

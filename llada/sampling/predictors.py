@@ -212,7 +212,7 @@ class suppressed(Predictor):  # noqa: N801
         outside = [token for token in self.tokens if not 0 <= token < logits.shape[-1]]
         if outside:
             raise ValueError(f"suppressed tokens {outside} are none of the {logits.shape[-1]} of the vocabulary")
-        return forbid(logits, self.tokens)
+        return logits.index_fill_(-1, torch.tensor(self.tokens, device=logits.device), -torch.inf)
 
     def of_rows(self, rows: Tensor) -> Self:
         return replace(self, predict=_of_rows(self.predict, rows))
@@ -235,7 +235,7 @@ class restricted(Predictor):  # noqa: N801
     def at(self, canvas: Tensor, block: slice, wanted: Tensor) -> Tensor:
         logits = logits_at(self.predict, canvas, block, wanted)
         allowed = self.allowed[..., block, :].expand(*wanted.shape, self.allowed.shape[-1])[wanted]
-        return logits.masked_fill(~allowed, -torch.inf)
+        return logits.masked_fill_(~allowed, -torch.inf)
 
     def of_rows(self, rows: Tensor) -> Self:
         allowed = self.allowed[rows] if self.allowed.dim() == 3 else self.allowed

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from llada.durable import publish_file
 from llada.sampling.denoise import State
+from llada.sampling.generate import until_end
 
 VERSION = 1
 
@@ -280,10 +281,8 @@ def tokens_per_forward(trace: Trace, *, eos_token_id: int | None = None, evaluat
     """
     generated = (_last(trace, Kind.REVEALED) >= 0) & (_last(trace, Kind.FILLED) < 0)
     generated &= trace.canvas == trace.mask_token_id
-    if eos_token_id is not None:
-        ended = (generated & (trace.final == eos_token_id)).long()
-        generated &= ended.cumsum(dim=1) - ended == 0
-    return generated.sum(dim=1) / (evaluations * trace.active.sum(dim=0)).clamp(min=1)
+    tokens = until_end(trace.final, generated, eos_token_id).sum(dim=1)
+    return tokens / (evaluations * trace.active.sum(dim=0)).clamp(min=1)
 
 
 class Confidence(NamedTuple):

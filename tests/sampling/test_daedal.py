@@ -103,6 +103,7 @@ def test_every_step_draws_with_numbers_of_its_own():
     [
         ({"initial": 10, "longest": 9}, "initial=10 must lie between 1 and longest=9"),
         ({"initial": 0}, "initial=0"),
+        ({"block_length": 0}, "block_length=0 must be at least 1"),
         ({"prompt": torch.tensor([1, MASK])}, "without"),
         ({"prompt": torch.tensor([[1]])}, "single prompt"),
     ],

@@ -363,6 +363,33 @@ def test_infilling_in_blocks_and_steps_finishes_every_row(golden):
     assert out.forward_passes.tolist() == [5, 2]
 
 
+@pytest.mark.parametrize(
+    ("fields", "padding", "message"),
+    [
+        ({"steps": 4, "counts": [4, 2]}, [5, 6], "steps=4 contradicts 2 counts a block; leave it out"),
+        ({"steps": 5, "block_length": 4}, None, "steps=5 cannot be shared equally by 2 blocks of 4 tokens"),
+        ({"counts": [1, 2]}, None, r"counts=\[1, 2\] reveal 3 tokens, fewer than the 6 of a block"),
+        ({"block_length": 4}, [5, 6], "block_length cuts the canvas, and padding would shift the cuts"),
+        ({}, [5, MASK], r"the padding holds \[MASK\] tokens, which would be filled; pad with another token"),
+        ({"stop_at_eos": True}, None, "stop_at_eos has no effect on infilling"),
+        ({"gen_length": 6}, None, "gen_length has no effect on infilling"),
+    ],
+)
+def test_impossible_infilling_is_explained(golden, fields, padding, message):
+    canvas = torch.full((1, 8), MASK)
+    canvas[0, :2] = torch.tensor(padding or [5, 6])
+    present = torch.ones_like(canvas)
+    present[0, :2] = padding is None
+    with pytest.raises(ValueError, match=message):
+        infill(golden[0], canvas, present, SamplerConfig(**fields))
+
+
+def test_padding_of_a_prompt_must_not_look_like_what_is_generated(golden):
+    prompt, present = torch.tensor([[MASK, 5]]), torch.tensor([[0, 1]])
+    with pytest.raises(ValueError, match=r"the padding holds \[MASK\] tokens, which stand for what is generated"):
+        generate(golden[0], prompt, present, SamplerConfig(gen_length=2))
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
 def test_empty_batch_and_empty_prompt_are_no_errors(golden, shape):
     out = generate(golden[0], torch.zeros(shape, dtype=torch.long), None, SamplerConfig(gen_length=4))

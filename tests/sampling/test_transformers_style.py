@@ -57,6 +57,18 @@ def test_settings_without_a_meaning_here_are_refused(model, setting):
         model.generate(PROMPT, max_new_tokens=8, **setting)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_length": 3}, "max_length=3 leaves no token after a prompt of 3; raise it"),
+        ({"do_sample": True, "temperature": 0.0}, "do_sample=True has no effect at temperature=0"),
+    ],
+)
+def test_settings_that_cannot_act_are_explained(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(PROMPT, **settings)
+
+
 class Recorder:
     """A streamer of transformers, without drafts."""
 
