@@ -23,6 +23,8 @@ _PUBLIC = {
     "generate": "llada.sampling.generate",
     "infill": "llada.sampling.generate",
     "denoise": "llada.sampling.denoise",
+    "log_likelihood": "llada.eval.likelihood",
+    "exact_log_likelihood": "llada.eval.exact",
     "ConfigError": "llada.config",
     "load_config": "llada.config",
 }
@@ -31,6 +33,8 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:  # for editors and type checkers, which do not see __getattr__
     from llada.config import ConfigError as ConfigError
     from llada.config import load_config as load_config
+    from llada.eval.exact import exact_log_likelihood as exact_log_likelihood
+    from llada.eval.likelihood import log_likelihood as log_likelihood
     from llada.model.checkpoint import load_pretrained as load_pretrained
     from llada.model.configuration import LLaDAConfig as LLaDAConfig
     from llada.model.modeling import LLaDAForMaskedLM as LLaDAForMaskedLM

@@ -1,0 +1,257 @@
+"""Likelihood of an answer under a masked diffusion model: estimates of a bound, with their standard errors.
+
+The bound is the negative ELBO of LLaDA (arXiv:2502.09992, eq. 3 and 6): with k ~ U{1..A} of the answer's A tokens
+masked, `A/k * sum_masked log p` is on average at most log p(answer | prompt), for every mask predictor. For what is
+exact see `llada.eval.exact`.
+
+Shapes: A answer length, n evaluations.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llada.eval.scoring import Question, Request, log_probs, request_of
+from llada.sampling.predictors import MaskPredictor
+from llada.train.objective import floored, forward_process, stratified, stratified_counts
+
+
+class Estimate(NamedTuple):
+    """A number, how far off it is likely to be, and what it cost."""
+
+    value: float
+    stderr: float  # one standard error of the value; 0 where it is exact
+    samples: int  # network evaluations behind it; guidance makes two of each
+
+
+class Masks(NamedTuple):
+    """Masks of an answer, and what the masked log-probabilities under each are multiplied with."""
+
+    masked: Tensor  # (n, A) bool
+    weight: Tensor  # float64 (n,)
+
+
+# Answer length, evaluations, randomness → masks in ascending order of their strata
+Estimator = Callable[[int, int, torch.Generator], Masks]
+
+
+def exact_count(length: int, samples: int, generator: torch.Generator) -> Masks:
+    """Exactly k masked tokens, k stratified over 1..A, weight A/k (LLaDA, arXiv:2502.09992, eq. 6): the default.
+
+    Unbiased for every number of evaluations, as the strata are whole numbers: rounding a grid of them is not.
+    """
+    start = int(torch.randint(1, length + 1, (), generator=generator))
+    counts = stratified_counts(start, samples, length).sort().values
+    return Masks(_masked(length, samples, generator, counts=counts), length / counts.double())
+
+
+def one_over_t(length: int, samples: int, generator: torch.Generator) -> Masks:
+    """Each token masked with probability t, stratified over (0, 1] and at least 1e-3, weight 1/t (eq. 3).
+
+    For comparison: it needs many times the evaluations, and the floor, without which its variance is infinite, moves
+    the mean by about a thousandth.
+    """
+    t = floored(stratified(torch.rand((), generator=generator, dtype=torch.float64), samples), 1e-3).sort().values
+    return Masks(_masked(length, samples, generator, t=t), 1 / t)
+
+
+def every_mask(length: int) -> Masks:
+    """All 2^A - 1 masks, weighted such that the sum over them is the bound itself."""
+    masked = (torch.arange(1, 2**length)[:, None] >> torch.arange(length) & 1).bool()
+    counts = masked.sum(dim=1)
+    same = torch.tensor([math.comb(length, k) for k in counts.tolist()], dtype=torch.float64)
+    return Masks(masked, 1 / (counts * same))
+
+
+ESTIMATORS: dict[str, Estimator] = {"exact_count": exact_count, "one_over_t": one_over_t}
+
+
+def log_likelihood(
+    model: MaskPredictor,
+    prompt: Tensor | Sequence[int],
+    answer: Tensor | Sequence[int],
+    samples: int = 128,
+    seed: int = 0,
+    *,
+    precision: float | None = None,
+    max_samples: int = 8192,
+    estimator: Estimator = exact_count,
+    batch_size: int = 32,
+    cfg_scale: float = 0.0,
+) -> Estimate:
+    """A lower bound on log p(answer | prompt) in nats, estimated.
+
+    Args:
+        model: its call returns `.logits` (B, L, V); its `.config` has `mask_token_id`.
+        prompt, answer: tokens (P,) and (A,).
+        samples: network evaluations. Where there are no more masks than that, 2^A - 1 (one for a single token), each
+            is evaluated once and the value is exact.
+        seed: of the masks, together with the tokens, so that requests do not depend on their order; two models are
+            given the same masks.
+
+    Other args:
+        precision: take as many rounds of `samples` as bring the standard error down to this, in nats, within
+            `max_samples` evaluations. To stop by what was seen moves the value a little; a fixed number does not.
+        estimator: see `ESTIMATORS`.
+        batch_size: evaluations at once; changes nothing but the time.
+        cfg_scale: classifier-free guidance by the prompt, w of the paper; a score then, not a bound.
+
+    Raises ValueError where the answer is empty or holds [MASK], where prompt and answer do not fit the model, and for
+    less than two evaluations unless they are exact; FloatingPointError where the logits are not numbers.
+    """
+    request = request_of(prompt, answer)
+    rounds, exact = _rounds(request, samples, seed, estimator), _is_exact(request, samples)
+    values: list[Tensor] = []
+    while True:
+        masks = [(request, next(rounds))]
+        values += _values(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
+        found = _estimate(values, exact=exact)
+        enough = precision is None or found.stderr <= precision
+        if exact or enough or found.samples + samples > max_samples:
+            return found
+
+
+def log_likelihoods(
+    model: MaskPredictor,
+    requests: Iterable[Request],
+    samples: int = 128,
+    seed: int = 0,
+    *,
+    estimator: Estimator = exact_count,
+    batch_size: int = 32,
+    cfg_scale: float = 0.0,
+) -> Iterator[Estimate]:
+    """`log_likelihood` of many requests, which share batches; the same values up to rounding."""
+    requests = list(requests)
+    masks = ((request, next(_rounds(request, samples, seed, estimator))) for request in requests)
+    values = _values(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
+    for request, value in zip(requests, values, strict=True):
+        yield _estimate([value], exact=_is_exact(request, samples))
+
+
+def compare(
+    first: MaskPredictor,
+    second: MaskPredictor,
+    requests: Iterable[Request],
+    samples: int = 128,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+) -> list[Estimate]:
+    """By how many nats the first model's bound is above the second's, for each request, on the same masks.
+
+    The masks that are hard for one model are hard for the other, so the difference is known better than either value.
+    """
+    requests = list(requests)
+    masks = [(request, next(_rounds(request, samples, seed, exact_count))) for request in requests]
+    ours, theirs = (_values(model, masks, batch_size=batch_size, cfg_scale=0.0) for model in (first, second))
+    exact = (_is_exact(request, samples) for request in requests)
+    return [_estimate([a - b], exact=one) for a, b, one in zip(ours, theirs, exact, strict=True)]
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean over requests, with its standard error over requests, which holds that of the masks."""
+    if len(estimates) < 2:
+        raise ValueError(f"a standard error over requests needs at least 2, not {len(estimates)}")
+    values = torch.tensor([each.value for each in estimates], dtype=torch.float64)
+    stderr = float(values.std() / len(values) ** 0.5)
+    return Estimate(float(values.mean()), stderr, sum(each.samples for each in estimates))
+
+
+def rolling_log_likelihood(
+    model: MaskPredictor,
+    document: Tensor | Sequence[int],
+    window: int,
+    context: int,
+    samples: int = 128,
+    seed: int = 0,
+    *,
+    batch_size: int = 32,
+) -> Estimate:
+    """A lower bound on log p of a long document: windows of tokens, each given up to `context` tokens before it.
+
+    Every token is scored once, in its window; the sum is a bound for the model that writes window after window.
+    """
+    tokens = torch.as_tensor(document)
+    if window < 1 or context < 0:
+        raise ValueError(f"window={window} must be at least 1 and context={context} at least 0 tokens")
+    starts = range(0, len(tokens), window)
+    requests = [request_of(tokens[max(0, i - context) : i], tokens[i : i + window]) for i in starts]
+    if not requests:
+        raise ValueError("the document is empty; give at least one token")
+    parts = list(log_likelihoods(model, requests, samples, seed, batch_size=batch_size))
+    stderr = math.sqrt(sum(part.stderr**2 for part in parts))
+    return Estimate(sum(part.value for part in parts), stderr, sum(part.samples for part in parts))
+
+
+def perplexity(likelihood: Estimate, tokens: int) -> Estimate:
+    """An upper bound on the perplexity per token, exp(-log p / tokens), from a lower bound on log p of `tokens`."""
+    if tokens < 1:
+        raise ValueError(f"tokens={tokens} must be at least 1")
+    value = math.exp(-likelihood.value / tokens)
+    return Estimate(value, value * likelihood.stderr / tokens, likelihood.samples)
+
+
+def _is_exact(request: Request, samples: int) -> bool:
+    """Whether there are no more masks than evaluations."""
+    return len(request.answer) < 60 and 2 ** len(request.answer) - 1 <= samples
+
+
+def _rounds(request: Request, samples: int, seed: int, estimator: Estimator) -> Iterator[Masks]:
+    """The masks of one round of evaluations after another."""
+    A = len(request.answer)
+    if _is_exact(request, samples):
+        yield every_mask(A)
+        return
+    if samples < 2:
+        raise ValueError(
+            f"samples={samples} of an answer of {A} tokens: a standard error needs at least 2 evaluations; only a "
+            "single token is exact with one"
+        )
+    content = ",".join(map(str, (seed, len(request.prompt), *request.prompt.tolist(), *request.answer.tolist())))
+    number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:7])
+    generator = torch.Generator().manual_seed(number)
+    while True:
+        yield estimator(A, samples, generator)
+
+
+def _values(
+    model: MaskPredictor, masks: Iterable[tuple[Request, Masks]], *, batch_size: int, cfg_scale: float
+) -> Iterator[Tensor]:
+    """Of each request, the weighted sums of log-probabilities, one per evaluation, float64 (n,)."""
+    waiting: list[Masks] = []
+
+    def questions() -> Iterator[Question]:
+        for request, one in masks:
+            waiting.append(one)
+            yield Question(request, one.masked)
+
+    for found in log_probs(model, questions(), batch_size=batch_size, cfg_scale=cfg_scale):
+        yield found.sum(dim=1) * waiting.pop(0).weight
+
+
+def _masked(
+    length: int, samples: int, generator: torch.Generator, t: Tensor | None = None, counts: Tensor | None = None
+) -> Tensor:
+    """Masks of an answer by the forward process of training, bool (n, A)."""
+    uniforms = torch.rand(samples, length, generator=generator, dtype=torch.float64)
+    x0 = torch.zeros(samples, length, dtype=torch.long)
+    return forward_process(x0, 1, t, counts=counts, uniforms=uniforms).masked
+
+
+def _estimate(rounds: Sequence[Tensor], *, exact: bool) -> Estimate:
+    """The mean of all evaluations and its standard error, from rounds of stratified ones; exact: their sum."""
+    samples = sum(map(len, rounds))
+    if exact:
+        return Estimate(float(rounds[0].sum()), 0.0, samples)
+    value = float(torch.cat(list(rounds)).mean())
+    if math.isinf(value):  # a token that the model holds to be impossible
+        return Estimate(value, math.inf, samples)
+    # Neighbours are of the same or of neighbouring strata, so half of their squared difference is the variance within a
+    # stratum, and a little more where strata are few; the variance over all would count what stratification removes.
+    squares = sum(float((values[1:] - values[:-1]).square().mean()) / 2 for values in rounds) / len(rounds)
+    return Estimate(value, math.sqrt(squares / samples), samples)
