@@ -82,6 +82,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def to_yaml(config: Schema, comment: str) -> bytes:
+    """A file that `load_config` reads as the same configuration: a line of comment, and the fields that were set."""
+    line = "".join(c if c.isprintable() else " " for c in comment)  # a line break would end it, others are no YAML
+    fields = yaml.safe_dump(config.model_dump(exclude_unset=True), sort_keys=False, allow_unicode=True)
+    return f"# {line}\n{fields}".encode()
+
+
 def config_folder() -> Path:
     """Where the YAML files that come with the library lie: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parent

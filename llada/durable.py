@@ -30,6 +30,12 @@ def publish_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def check_folder(path: Path) -> None:
+    """Raise FileNotFoundError where a file could not be published, as there is no folder for it."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which names the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)

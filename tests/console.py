@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from llada.cli import main
 
 
@@ -13,3 +15,13 @@ def llada(monkeypatch, *arguments: object) -> None:
     except SystemExit as stop:
         if stop.code:
             raise
+
+
+def refusal(monkeypatch, capsys, *arguments: object) -> str:
+    """What the console script says to wrong input, without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        llada(monkeypatch, *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message

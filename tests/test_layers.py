@@ -62,7 +62,16 @@ RULES = {
     "llada.sampling.transformers_style": rule("torch transformers", "llada.sampling"),
     "llada.eval": rule("torch numpy", "llada.eval llada.train.objective llada.sampling llada.model llada.config"),
     # questions are put in the chat layout
-    "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.model llada.sampling"),
+    "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
+    "llada.eval.checks": rule(),
+    "llada.eval.intervals": rule(),
+    "llada.eval.choice": rule(ours="llada.eval.intervals"),
+    "llada.eval.task": rule("transformers", "llada.data.chat llada.eval.checks"),
+    "llada.eval.measure": rule("transformers", "llada.eval llada.model llada.sampling"),
+    # results are a file, and the tokenizer and the version are part of what they are results of
+    "llada.eval.results": rule(
+        "torch transformers", "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.sampling"
+    ),
     "llada.eval.harness": rule(
         "torch numpy lm_eval", "llada.eval llada.train.objective llada.sampling llada.model llada.config"
     ),
@@ -94,7 +103,8 @@ def imports(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
             source = ".".join([*parents, *([node.module] if node.module else [])])
             # `from llada.train import run` imports llada.train.run
             names = [f"{source}.{alias.name}" for alias in node.names]
-            yield from ((name if name in MODULES else source, node.lineno) for name in names)
+            known = {*MODULES, "llada.__version__"}  # which is no module, and no reason to allow all of them
+            yield from ((name if name in known else source, node.lineno) for name in names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             yield from ((name.value, node.lineno) for name in node.args[:1] if isinstance(name, ast.Constant))
         yield from imports(node, package)

@@ -53,7 +53,8 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
-    assert len(commands) == 9
+    extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
+    assert len(commands) == 12
     for command in commands:
         if command[:2] == ["prepare", "python-documentation"]:
             command += ["--max-bytes", "300000"]

@@ -10,10 +10,11 @@ from llada.cli.generate import generate
 from llada.cli.plan import plan
 from llada.cli.prepare import prepare
 from llada.cli.train import pretrain, sft
+from llada.cli.tune import tune
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (prepare, plan, pretrain, sft, generate):
+for command in (prepare, plan, pretrain, sft, generate, tune):
     app.command()(command)
 
 

@@ -9,7 +9,9 @@ import typer
 def generate(
     model: Annotated[Path, typer.Argument(help="folder of a trained model")],
     prompt: Annotated[str, typer.Argument(help="question to a chat model, or text to continue; ___ marks a gap")],
-    sampler: Annotated[str, typer.Option(help="a file of configs/sampling by its name")] = "low_confidence",
+    sampler: Annotated[
+        str, typer.Option(help="name of a file in configs/sampling, or a .yaml file")
+    ] = "low_confidence",
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text itself instead of answering it")] = False,
     gap: Annotated[int | None, typer.Option(help="tokens for each ___ in the text; 8 if not given", min=1)] = None,

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.data.chat import decode_response, encode_prompt
+from llada.eval.checks import exact
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generate
@@ -20,6 +21,8 @@ class Answer(NamedTuple):
 
     text: str
     forward_passes: int
+    query_tokens: int  # positions that were computed in these passes
+    tokens: int  # generated ones, up to and with the first EOS
 
 
 def answer(
@@ -39,8 +42,9 @@ def answer(
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
         out = generate(model, prompt, attention_mask, sampler, seed, first_row=start)
         replies = out.sequences[:, prompt.shape[1] :].tolist()
-        passes = out.forward_passes.tolist()
-        answers += [Answer(decode_response(tokenizer, r), n) for r, n in zip(replies, passes, strict=True)]
+        tokens = (out.tokens_per_forward * out.forward_passes).round().long()
+        costs = (numbers.tolist() for numbers in (out.forward_passes, out.query_tokens, tokens))
+        answers += [Answer(decode_response(tokenizer, r), *cost) for r, *cost in zip(replies, *costs, strict=True)]
     return answers
 
 
@@ -56,4 +60,4 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
     """Share of answers equal to what was expected, blanks around them apart."""
     if not expected:
         raise ValueError("there are no answers to compare")
-    return sum(a.strip() == e.strip() for a, e in zip(answers, expected, strict=True)) / len(expected)
+    return sum(exact(a, e) for a, e in zip(answers, expected, strict=True)) / len(expected)

@@ -70,16 +70,21 @@ class SamplerConfig(Schema):
 
     @classmethod
     def named(cls, name: str, **values: Any) -> Self:
-        """A published sampler under its name in the literature, with some fields changed."""
+        """A published sampler under its name in the literature, or that of a YAML file, with some fields changed."""
         return cls(**read_yaml(cls.file_of(name)) | values)
 
     @staticmethod
     def file_of(name: str) -> Path:
-        """The YAML file of a published sampler. Raises ConfigError, with all the names, where there is none."""
+        """The YAML file of a published sampler; a name that ends with .yaml is a file's own.
+
+        Raises ConfigError, with all the names, where there is no such sampler.
+        """
+        if name.endswith(".yaml"):
+            return Path(name)
         folder = config_folder() / "sampling"
         if not (folder / f"{name}.yaml").is_file():
             known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-            raise ConfigError(f"unknown sampler {name!r}; known: {known}")
+            raise ConfigError(f"unknown sampler {name!r}; known: {known}; or name a .yaml file")
         return folder / f"{name}.yaml"
 
     @property

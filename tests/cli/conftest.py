@@ -30,3 +30,17 @@ def pretrained(prepared, pretrain_yaml, tmp_path_factory) -> Path:
         llada(monkeypatch, "pretrain", pretrain_yaml, f"data={prepared}", f"output={output}", "evaluate_every=10",
               "model.max_sequence_length=128")  # fmt: skip
     return output
+
+
+@pytest.fixture(scope="session")
+def tuned(pretrained, tmp_path_factory) -> Path:
+    """The output folder of a short fine-tuning run."""
+    folder = tmp_path_factory.mktemp("sft")
+    (folder / "sft.yaml").write_text(
+        "max_length: 100\nsteps: 10\nbatch_size: 8\noptim: {learning_rate: 0.01, optimizer: muon, schedule: cosine}\n"
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", "instructions", folder / "data", "--count", 5)
+        llada(monkeypatch, "sft", folder / "sft.yaml", f"init={pretrained / 'model'}", f"output={folder / 'run'}",
+              f"train={folder / 'data' / 'train.jsonl'}", f"heldout={folder / 'data' / 'test.jsonl'}")  # fmt: skip
+    return folder / "run"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from console import llada
+from console import llada, refusal
 
 import llada as library
 from llada.train.journal import read_log
@@ -73,19 +73,6 @@ def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, 
             assert one[key] == pytest.approx(other[key], rel=1e-4)
 
 
-@pytest.fixture(scope="session")
-def tuned(pretrained, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sft")
-    (folder / "sft.yaml").write_text(
-        "max_length: 100\nsteps: 10\nbatch_size: 8\noptim: {learning_rate: 0.01, optimizer: muon, schedule: cosine}\n"
-    )
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        llada(monkeypatch, "prepare", "instructions", folder / "data", "--count", 5)
-        llada(monkeypatch, "sft", folder / "sft.yaml", f"init={pretrained / 'model'}", f"output={folder / 'run'}",
-              f"train={folder / 'data' / 'train.jsonl'}", f"heldout={folder / 'data' / 'test.jsonl'}")  # fmt: skip
-    return folder / "run"
-
-
 def test_fine_tuning_starts_from_the_checkpoint_and_measures_the_bound(tuned):
     log = read_log(tuned)
     assert len(log) == 10
@@ -126,15 +113,6 @@ def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, cap
 def test_mask_token_in_a_prompt_stays_text(tuned, monkeypatch, capsys):
     llada(monkeypatch, "generate", tuned / "model", "a <|mdm_mask|> b", "--raw", "--set", "gen_length=4")
     assert capsys.readouterr().out.startswith("a <|mdm_mask|> b")
-
-
-def refusal(monkeypatch, capsys, *arguments: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        llada(monkeypatch, *arguments)
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""The checks on answers that people write."""
+
+import pytest
+
+from llada.eval.checks import CHECKS, contains, exact, number
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [(" 3\n", "3", True), ("3.", "3", False), ("Cat", "cat", False), ("a  b", "a b", False), ("", "", True)],
+)
+def test_exact_looks_past_blanks_around_and_nothing_else(answer, expected, right):
+    assert exact(answer, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("It is 12.", "12", True),
+        ("7 and 5 make 12", "#### 12", True),
+        ("12 is 7 and 5", "12", False),  # the last one counts
+        ("1,234,567", "1234567", True),
+        ("1,2,3", "3", True),  # a list
+        ("1,2345", "12345", False),  # a comma that parts no thousands parts two numbers
+        ("1,2345", "2345", True),
+        ("$12.50", "12.5", True),
+        ("12.0", "12", True),
+        ("-3", "3", False),
+        ("-3", "-3.0", True),
+        ("5-3", "3", True),  # a minus between two numbers
+        ("x-3", "3", True),
+        ("(2)-3", "3", True),
+        ("twelve", "12", False),
+        ("", "12", False),
+        ("yes", "yes", False),  # without a number nothing is right
+    ],
+)
+def test_number_compares_the_last_numbers_by_value(answer, expected, right):
+    assert number(answer, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [("The answer is blue.", " blue ", True), ("Blue", "blue", False), ("blu", "blue", False), ("", "blue", False)],
+)
+def test_contains_finds_the_expected_text_anywhere(answer, expected, right):
+    assert contains(answer, expected) is right
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
+def test_an_answer_with_a_number_is_right_by_itself_in_every_check(check):
+    assert check("It takes 4 days", "It takes 4 days") is True
+    assert check("It takes 4 days", "It takes 5 days") is False
