@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.data.chat import decode_response, encode_prompt
 from llada.eval.checks import exact
@@ -45,6 +45,35 @@ def answer(
         tokens = (out.tokens_per_forward * out.forward_passes).round().long()
         costs = (numbers.tolist() for numbers in (out.forward_passes, out.query_tokens, tokens))
         answers += [Answer(decode_response(tokenizer, r), *cost) for r, *cost in zip(replies, *costs, strict=True)]
+    return answers
+
+
+def answer_autoregressively(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Messages],
+    longest: int,
+    *,
+    batch_size: int = 64,
+) -> list[Answer]:
+    """The same by a causal model of transformers: its likeliest tokens, up to `longest`, with its KV cache."""
+    answers = []
+    for start in range(0, len(conversations), batch_size):
+        prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
+        prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
+        settings = GenerationConfig(
+            max_new_tokens=longest,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.no_grad():
+            sequences = model.generate(  # pyright: ignore[reportCallIssue]  # a mixin that the type does not name
+                prompt.to(model.device), attention_mask=attention_mask.to(model.device), generation_config=settings
+            )
+        for tokens, reply in zip(map(len, prompts), sequences[:, prompt.shape[1] :].tolist(), strict=True):
+            new = reply.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in reply else len(reply)
+            answers.append(Answer(decode_response(tokenizer, reply[:new]), new, tokens + new - 1, new))
     return answers
 
 
