@@ -45,6 +45,8 @@ class TrainConfig(Schema):
     batch_size: Positive  # rows per step, over all processes
     micro_batch_size: Positive | None = None  # rows per forward pass and process; None: all of them
     optim: OptimConfig
+    # elbo: LLaDA; autoregressive: the baseline of the same sizes, a Llama that predicts the next token
+    objective: Literal["elbo", "autoregressive"] = "elbo"
     masking: Literal["count", "bernoulli"] = "bernoulli"  # the paper's; "count" has less variance, see the README
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # floor of t; only for bernoulli
     seed: Count = 0
@@ -65,6 +67,9 @@ class TrainConfig(Schema):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for name in ("masking", "eps", "evaluate_draws"):
+            if self.objective == "autoregressive" and name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect with objective: autoregressive, which masks nothing; remove it")
         if self.masking == "count" and "eps" in self.model_fields_set:
             raise ValueError("eps has no effect with masking: count, whose t is never below 1/length; remove it")
         if self.optim.warmup + self.optim.decay > self.steps:
