@@ -151,13 +151,13 @@ def collate(samples: Sequence[Sample], noise: Noise, batch_size: int, objective:
     for i, ((tokens, response), place) in enumerate(zip(cut, places, strict=True)):
         n = len(tokens)
         x0[i, :n] = torch.from_numpy(tokens)
-        maskable[i, :n] = True if response is None else torch.from_numpy(response)
+        maskable[i, :n] = True if response is None or noise.mask_prompt else torch.from_numpy(response)
         maskable[i, n : place.length] = place.length is not None  # end-of-sequence padding belongs to the response
         real[i, : place.length or n] = True
         uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
     lengths = maskable.sum(dim=1)
     _check(x0, maskable, lengths, places, noise)
-    t = _stratified_times(places, noise, batch_size)
+    t = noise.t_min + (noise.t_max - noise.t_min) * _stratified_times(places, noise, batch_size)
     call = objective.ask(Padded(x0, maskable, real, t, uniforms), noise)
     return Batch(call, lengths, real.sum(dim=1) * objective.reads, places)
 

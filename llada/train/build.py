@@ -46,10 +46,19 @@ class Parts:
 
     @property
     def measure(self) -> tuple[Noise, Objective]:
-        """How held-out rows are measured: by a bound, with the numbers of masks exact, and with nothing after a row."""
+        """How held-out rows are measured: by a bound, with the numbers of masks exact, and responses alone.
+
+        Nothing follows a response, unless the model has seen none without the one end of sequence.
+        """
         noise, objective = self.batches.noise, self.batches.objective
-        plain = Noise(noise.mask_token_id, noise.pad_token_id, bos_token_id=noise.bos_token_id)
-        return plain, objective if objective.is_bound else ELBO
+        plain = Noise(
+            noise.mask_token_id,
+            noise.pad_token_id,
+            bos_token_id=noise.bos_token_id,
+            eos_padding=noise.eos_padding or not objective.masks,
+            block_length=noise.block_length,
+        )
+        return plain, objective if objective.measures else ELBO
 
 
 @dataclass(frozen=True)
@@ -177,13 +186,23 @@ def _fine_tuning(config: SFTConfig) -> Parts:
     rows = partial(ChatRows, tokenizer=tokenizer, max_length=config.max_length, too_long=config.too_long)
     train = rows(read_conversations(config.train))
     heldout = None if config.heldout is None else rows(read_conversations(config.heldout))
-    return _parts(config, described, tokenizer, train, heldout, "row", 0.0)
+    if not config.eos_padding and config.max_length >= described.max_position_embeddings:
+        raise ConfigError(
+            f"max_length={config.max_length} and the end of sequence after it do not fit into the model's "
+            f"max_sequence_length={described.max_position_embeddings}; lower max_length"
+        )
+    if config.block_length is not None:
+        cast(LLaDAConfig, described).block_length = config.block_length
+    return _parts(config, described, tokenizer, train, heldout, config.per, 0.0)
 
 
 def _model(parts: Parts) -> PreTrainedModel:
     config, causal = parts.config, parts.config.objective == "autoregressive"
     if isinstance(config, SFTConfig):
-        return (load_autoregressive if causal else load_pretrained)(config.init, dtype=torch.float32)[0]  # masters
+        model = (load_autoregressive if causal else load_pretrained)(config.init, dtype=torch.float32)[0]  # masters
+        if config.block_length is not None:
+            model.config.block_length = config.block_length
+        return model
     sizes = model_config(cast(PretrainConfig, config), parts.tokenizer)
     return new_autoregressive(sizes, bos_token_id=_first_token(parts.tokenizer)) if causal else LLaDAForMaskedLM(sizes)
 
@@ -208,11 +227,17 @@ def _parts(
         mask, pad = model_config.mask_token_id, model_config.pad_token_id
     if mask is None or pad is None:
         raise ConfigError("training needs a mask token and an end-of-sequence token; the model's config names them not")
+    block_length = model_config.block_length if isinstance(model_config, LLaDAConfig) else None
+    if config.objective == "block_diffusion" and block_length is None:
+        where = "model.block_length" if isinstance(config, PretrainConfig) else "block_length"
+        raise ConfigError(f"objective: block_diffusion needs the length of a block; give {where}")
     if heldout is not None and config.evaluate_rows is not None:
         count = min(config.evaluate_rows, len(heldout))
         heldout = cast(Rows, Subset(cast(Dataset, heldout), range(count)))
     if heldout is not None and len(heldout) < 2:
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
+    tuning = config if isinstance(config, SFTConfig) else None
+    padding = tuning is None or tuning.eos_padding
     noise = Noise(
         mask,
         pad,
@@ -221,7 +246,11 @@ def _parts(
         config.eps,
         random_length,
         bos_token_id=_first_token(tokenizer),
-        eos_padding=config.objective != "autoregressive",  # what follows the first end is never generated
+        eos_padding=padding and config.objective != "autoregressive",  # what follows the first end is never generated
+        mask_prompt=tuning is not None and tuning.mask_prompt,
+        t_min=config.t_min,
+        t_max=config.t_max,
+        block_length=block_length,
     )
     objective = OBJECTIVES[config.objective]
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers, objective)

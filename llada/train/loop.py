@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llada.train.batches import Batch, Batches, Place, Rows, collate
-from llada.train.objectives import ELBO, Call, Noise, Objective, row_losses
+from llada.train.objectives import ELBO, OBJECTIVES, Call, Noise, Objective, group_sums, weighted
 
 
 class StepLog(NamedTuple):
@@ -40,6 +40,11 @@ class Estimate(NamedTuple):
     value: float
     stderr: float
     samples: int  # network evaluations behind it
+    # mean cross-entropy per masked token where this share is masked, in equal steps up to all; None: not met
+    by_mask_ratio: list[float | None] | None = None
+
+
+_RATIOS = 16  # steps of `Estimate.by_mask_ratio`
 
 
 def fit(
@@ -144,8 +149,9 @@ def evaluate(
     masks whatever the batch size, so that models and checkpoints are compared on equal terms. An `objective` that is
     the likelihood itself (`autoregressive`) gives that instead.
     """
-    if not objective.is_bound:
-        raise ValueError("held-out rows are measured by an objective that is a bound on the likelihood")
+    if not objective.measures:
+        measures = ", ".join(name for name, known in OBJECTIVES.items() if known.measures)
+        raise ValueError(f"held-out rows are measured by a bound on their likelihood: {measures}")
     if len(rows) < 2:
         raise ValueError(f"a standard error needs at least 2 rows, not {len(rows)}")
     accelerator = Accelerator() if accelerator is None else accelerator
@@ -154,6 +160,7 @@ def evaluate(
     wide = torch.float32 if device.type == "mps" else torch.float64
     sums = torch.zeros(len(rows), dtype=wide, device=device)
     lengths = torch.zeros_like(sums)
+    by_ratio = torch.zeros(2, _RATIOS, dtype=wide, device=device)  # cross-entropy, masks
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
     processes, was_training = accelerator.num_processes, model.training
     model.eval()
@@ -162,21 +169,32 @@ def evaluate(
             for number in range(accelerator.process_index, -(-len(chunks) // processes) * processes, processes):
                 chunk = chunks[number % len(chunks)]  # a sharded model needs all processes in every forward pass
                 batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows), objective)
+                call = _to(batch.call, device)
                 with accelerator.autocast():
-                    losses = _row_losses(model, batch, "token", device)
+                    groups = group_sums(model(**call.inputs).logits, call)  # (B, K)
                 if number < len(chunks):
-                    sums[chunk.start : chunk.stop] += losses.to(wide)
+                    sums[chunk.start : chunk.stop] += weighted(groups, call).to(wide)
+                    by_ratio += _by_ratio(groups, call).to(wide)
                     lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     finally:
         model.train(was_training)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # what a forward pass gathered would wait for a backward pass
-    sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
+    sums, lengths, by_ratio = (_summed(accelerator, total) for total in (sums, lengths, by_ratio))
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths
     stderr = (residuals.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / lengths.sum()
-    return Estimate(float(value), float(stderr), len(rows) * draws)
+    curve = [loss / masks if masks else None for loss, masks in zip(*by_ratio.tolist(), strict=True)]
+    return Estimate(float(value), float(stderr), len(rows) * draws, curve if objective.masks else None)
+
+
+def _by_ratio(groups: Tensor, call: Call) -> Tensor:
+    """Cross-entropy and number of masks where each share of a group is masked, (2, _RATIOS)."""
+    masks = torch.bincount(call.group, minlength=groups.numel()).to(groups.dtype)
+    ratio = 1 / call.weights.flatten()  # of a bound; in a group without masks anything
+    step = ((ratio * _RATIOS - 1e-4).ceil().long() - 1).clamp(0, _RATIOS - 1)
+    return groups.new_zeros(2, _RATIOS).index_add(1, step, torch.stack((groups.flatten(), masks)))
 
 
 def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
@@ -187,7 +205,7 @@ def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 def _row_losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> Tensor:
     """What each row adds to the sum that the step's denominator divides, (B,)."""
     call = _to(batch.call, device)
-    losses = row_losses(model(**call.inputs).logits, call)  # nats
+    losses = weighted(group_sums(model(**call.inputs).logits, call), call)  # nats
     return losses if per == "token" else losses / batch.lengths.to(device)
 
 

@@ -9,13 +9,14 @@ Shapes: B rows, L length, V vocabulary, N logits that are asked for, K groups of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llada.train.objective import Noised, floored, forward_process
+from llada.train.objective import Noised, cart_weight, floored, forward_process, lowest
 
 IGNORED = -100  # a target that nothing is asked about; what F.cross_entropy leaves out by default
 
@@ -32,6 +33,10 @@ class Noise:
     random_length: float = 0.0  # probability of cutting a row to a uniform length
     bos_token_id: int | None = None  # precedes a row whose first token is to be predicted; only for `autoregressive`
     eos_padding: bool = True  # responses go on with padding to the longest row of the step; False: with one EOS
+    mask_prompt: bool = False  # everything is masked, what is not a response, too
+    t_min: float = 0.0  # t is uniform from here
+    t_max: float = 1.0  # to here; the loss is a bound only from 0 to 1
+    block_length: int | None = None  # of the model; only for `block_diffusion`
 
 
 class Padded(NamedTuple):
@@ -40,7 +45,7 @@ class Padded(NamedTuple):
     x0: Tensor  # (B, L)
     maskable: Tensor  # (B, L) bool, what the loss is about
     real: Tensor  # (B, L) bool; what is not is hidden from the model
-    t: Tensor  # (B,) in [0, 1), stratified over the global batch
+    t: Tensor  # (B,) between noise.t_min and t_max, stratified over the global batch
     uniforms: Tensor  # (B, L) in [0, 1)
 
 
@@ -57,7 +62,9 @@ class Objective(NamedTuple):
     """A way to train."""
 
     ask: Callable[[Padded, Noise], Call]
-    is_bound: bool  # whether the mean loss of a row is at least its -log p(x0)
+    is_bound: bool  # whether the mean loss of a row is at least its -log p(x0), t being uniform from 0 to 1
+    measures: bool = False  # held-out rows, too; the others leave that to `elbo`
+    masks: bool = True
     reads: int = 1  # times the network reads a token of a row
     asks: float = 0.5  # share of what it reads that logits are needed for
 
@@ -70,9 +77,8 @@ def group_sums(logits: Tensor, call: Call) -> Tensor:
     return losses.new_zeros(call.weights.numel()).index_add(0, call.group, losses).view(call.weights.shape)
 
 
-def row_losses(logits: Tensor, call: Call) -> Tensor:
-    """The loss of each row, (B,), in nats."""
-    sums = group_sums(logits, call)
+def weighted(sums: Tensor, call: Call) -> Tensor:
+    """The loss of each row, (B,), from the cross-entropy of its groups."""
     return (sums * call.weights.to(sums.dtype)).sum(dim=1)
 
 
@@ -92,6 +98,109 @@ def elbo(padded: Padded, noise: Noise) -> Call:
     """The negative ELBO (arXiv:2502.09992, eq. 3): masked cross-entropy with weight 1/t."""
     noised = masked(padded, noise)
     return _at_masks(padded, noised, 1 / noised.t[:, None])
+
+
+def uniform(padded: Padded, noise: Noise) -> Call:
+    """Masked cross-entropy without a weight (MaskGIT, arXiv:2202.04200): rows with many masks count for more."""
+    noised = masked(padded, noise)
+    return _at_masks(padded, noised, torch.ones(len(padded.x0), 1))
+
+
+def cart(padded: Padded, noise: Noise) -> Call:
+    """Every masked token with a weight of its own, larger where visible ones are near (`cart_weight`)."""
+    noised = masked(padded, noise)
+    weights = cart_weight(noised.masked, visible=padded.real & ~noised.masked)
+    call = _at_masks(padded, noised, weights)
+    return call._replace(group=call.inputs["logits_at"])
+
+
+def complementary(padded: Padded, noise: Noise, *, exact: bool = True) -> Call:
+    """Each row with a set of masks and with the other maskable tokens masked: both are read, each token is asked once.
+
+    `exact`: a set of k of n tokens, k ~ U{0..n}, has weight (n + 1) / k, or of independent masks 1/t, and half of the
+    sum of both is the negative ELBO, with more variance than two draws of `elbo`. Else the mean of the cross-entropy
+    over each set (Fast-dLLM v2, arXiv:2509.26328; LLaDA2.0, arXiv:2512.15745).
+    """
+    n = padded.maskable.sum(dim=1)
+    if noise.masking == "count":
+        counts = ((n + 1) * padded.t).long().clamp(max=n)
+        first = lowest(padded.uniforms, padded.maskable, counts)
+        share = torch.stack((counts, n - counts), dim=1) / (n + 1).double()[:, None]  # (B, 2)
+    else:
+        t = noise.eps + (1 - 2 * noise.eps) * padded.t  # a floor for both
+        first = (padded.uniforms < t[:, None]) & padded.maskable
+        share = torch.stack((t, 1 - t), dim=1)
+    sets = torch.stack((first, padded.maskable & ~first), dim=1)  # (B, 2, L)
+    sizes = sets.sum(dim=2)  # (B, 2)
+    means = n[:, None].double() / sizes / (sizes > 0).sum(dim=1, keepdim=True)
+    weights = torch.where(sizes > 0, 0.5 / share if exact else means, 0.0)
+    twice = Padded(*(value.repeat_interleave(2, dim=0) for value in padded))
+    sets = sets.flatten(0, 1)  # (2B, L)
+    noised = Noised(torch.where(sets, noise.mask_token_id, twice.x0), sets, twice.t)
+    return _at_masks(twice, noised, weights)
+
+
+def block_diffusion(padded: Padded, noise: Noise) -> Call:
+    """The bound of a model that writes block by block (BD3LM, arXiv:2503.09573, eq. 8), with masks drawn per block.
+
+    A block is predicted from its own visible tokens and the clean blocks before it. One call does all blocks: the
+    network reads masked and clean row one behind the other, and `block_diffusion_attention` says who sees whom. With
+    blocks of one token it is the likelihood, from left to right, without variance; with one block it is `elbo`.
+    """
+    W = noise.block_length
+    if W is None:
+        raise ValueError("block_diffusion needs noise.block_length, the model's")
+    B, L = padded.x0.shape
+    blocks = -(-L // W)
+    # t of the blocks of a row: as far from each other as they can be, each as uniform as the row's
+    own = -(-padded.real.sum(dim=1, keepdim=True) // W)  # blocks, of the row whatever it is padded to
+    t = (padded.t[:, None] - noise.t_min) / (noise.t_max - noise.t_min) + torch.arange(blocks) / own
+    t = (noise.t_min + (noise.t_max - noise.t_min) * (t % 1)).flatten()  # (B * blocks,)
+    maskable, uniforms = (
+        F.pad(value, (0, blocks * W - L)).view(B * blocks, W) for value in (padded.maskable, padded.uniforms)
+    )
+    n = maskable.sum(dim=1)
+    if noise.masking == "count":
+        counts = (1 + (n * t).long()).clamp(max=n)
+        chosen = lowest(uniforms, maskable, counts)
+        weights = torch.where(n > 0, n.double() / counts, 0.0)
+    else:
+        t = floored(t, noise.eps)
+        chosen = (uniforms < t[:, None]) & maskable
+        weights = torch.where(n > 0, 1 / t, 0.0)
+    chosen = chosen.view(B, blocks * W)[:, :L]
+    xt = torch.where(chosen, noise.mask_token_id, padded.x0)
+    row, position = chosen.nonzero().unbind(dim=1)
+    return Call(
+        inputs={
+            "input_ids": torch.cat((xt, padded.x0), dim=1),
+            "attention_mask": block_diffusion_attention(padded.real, W),
+            "position_ids": torch.arange(L).repeat(2)[None],
+            "logits_at": row * 2 * L + position,
+        },
+        targets=padded.x0[chosen],
+        group=row * blocks + position // W,
+        weights=weights.view(B, blocks),
+    )
+
+
+def block_diffusion_attention(real: Tensor, block_length: int) -> Tensor:
+    """Who sees whom in [masked ; clean] rows with so many real tokens, bool (B or 1, 1, 2L, 2L), queries first.
+
+    A masked-half token sees its block in the masked half and the blocks before it in the clean half; a clean-half token
+    sees its block and those before it in the clean half. Padding is on the right; it is seen by itself alone.
+    """
+    L = real.shape[1]
+    block = (torch.arange(L) // block_length).repeat(2)
+    clean = torch.arange(2 * L) >= L
+    asking, seen = block[:, None], block[None]
+    own = ~clean[:, None] & ~clean[None] & (asking == seen)
+    before = ~clean[:, None] & clean[None] & (seen < asking)
+    history = clean[:, None] & clean[None] & (seen <= asking)
+    allowed = (own | before | history)[None]  # (1, 2L, 2L)
+    if not real.all():
+        allowed = allowed & real.repeat(1, 2)[:, None] | torch.eye(2 * L, dtype=torch.bool)  # a softmax needs one
+    return allowed[:, None]
 
 
 def autoregressive(padded: Padded, noise: Noise) -> Call:
@@ -132,8 +241,13 @@ def _attention_mask(real: Tensor) -> Tensor | None:
     return None if real.all() else real.long()
 
 
-ELBO = Objective(elbo, is_bound=True)
+ELBO = Objective(elbo, is_bound=True, measures=True)
 OBJECTIVES: dict[str, Objective] = {
     "elbo": ELBO,
-    "autoregressive": Objective(autoregressive, is_bound=True, asks=1.0),
+    "uniform": Objective(uniform, is_bound=False),
+    "cart": Objective(cart, is_bound=False),
+    "complementary": Objective(complementary, is_bound=True, reads=2),
+    "complementary_mean": Objective(partial(complementary, exact=False), is_bound=False, reads=2),
+    "block_diffusion": Objective(block_diffusion, is_bound=True, measures=True, reads=2, asks=0.25),
+    "autoregressive": Objective(autoregressive, is_bound=True, measures=True, masks=False, asks=1.0),
 }
