@@ -66,6 +66,7 @@ class Objective(NamedTuple):
     measures: bool = False  # held-out rows, too; the others leave that to `elbo`
     masks: bool = True
     reads: int = 1  # times the network reads a token of a row
+    halves: int = 1  # rows that it reads as one sequence
     asks: float = 0.5  # share of what it reads that logits are needed for
 
 
@@ -248,6 +249,6 @@ OBJECTIVES: dict[str, Objective] = {
     "cart": Objective(cart, is_bound=False),
     "complementary": Objective(complementary, is_bound=True, reads=2),
     "complementary_mean": Objective(partial(complementary, exact=False), is_bound=False, reads=2),
-    "block_diffusion": Objective(block_diffusion, is_bound=True, measures=True, reads=2, asks=0.25),
+    "block_diffusion": Objective(block_diffusion, is_bound=True, measures=True, reads=2, halves=2, asks=0.25),
     "autoregressive": Objective(autoregressive, is_bound=True, measures=True, masks=False, asks=1.0),
 }

@@ -55,6 +55,7 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
     read = [batch.call.inputs["input_ids"].numel() for micro_batches in steps for batch in micro_batches]
     tokens_per_step = sum(read) // min(config.steps, 8)
     longest = config.length if isinstance(config, PretrainConfig) else cast(SFTConfig, config).max_length
+    attended = longest * batches.objective.halves
     return Plan(
         parameters=parameters,
         outside_blocks=parameters - blocks,
@@ -63,7 +64,7 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * config.steps,
         flops_per_step=tokens_per_step
-        * training_flops(parts.model_config, blocks, longest, recompute=config.gradient_checkpointing,
+        * training_flops(parts.model_config, blocks, attended, recompute=config.gradient_checkpointing,
                          asked=batches.objective.asks),
         memory=_memory(config, model, min(config.micro_batch_size or config.batch_size, config.batch_size // devices),
                        longest * batches.objective.reads, devices),

@@ -12,6 +12,7 @@ from console import llada
 from processes import finish, run, start
 from test_batches import MASK, PAD, Conversations, Tokens
 from test_loop import tiny
+from test_processes import assert_same_run
 from test_resume import kill_at, training
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Qwen2ForCausalLM
@@ -246,6 +247,29 @@ def test_a_killed_run_goes_on_bit_for_bit(causal_settings, tmp_path):
     assert one == other
     assert {"bound", "bound_stderr", "ema_bound"} <= one[-1].keys()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "ema").config.model_type == "llama"
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_two_processes_train_the_baseline_of_one(sharding, causal_settings, tmp_path):
+    settings = causal_settings | {"optim": causal_settings["optim"] | {"optimizer": "adamw"}}
+    run(training(settings, tmp_path / "alone"), tmp_path / "printed")
+    run(training(settings, tmp_path / "run", sharding=sharding), tmp_path / "printed", processes=2)
+    assert_same_run(tmp_path / "run", tmp_path / "alone")
+    generation = [json.loads((tmp_path / r / "model" / "generation_config.json").read_text()) for r in ("alone", "run")]
+    assert generation[0] == generation[1]
+    assert len(generation[0]["eos_token_id"]) == 2
+
+
+def test_gradient_checkpointing_changes_nothing():
+    losses = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = new_autoregressive(tiny(n_layers=2).config)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        batches = Batches(Tokens(), 8, NOISE, objective=AR)
+        losses.append([log.loss for log in fit(model, batches, adamw(model), learning_rate=lambda s: 0.01, steps=3)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_twins_have_read_the_same_tokens_for_the_same_arithmetic(settings, causal_settings, tmp_path):
