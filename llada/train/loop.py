@@ -34,17 +34,23 @@ class StepLog(NamedTuple):
     non_finite: list[int] | None = None  # rows of the data set for which this step was left out; None: it was done
 
 
+class Curve(NamedTuple):
+    """The mean cross-entropy per masked token, in nats, where so large a share is masked."""
+
+    mask_ratios: list[float]  # ascending, means over at most `_RATIOS` equal steps
+    losses: list[float]
+
+
+_RATIOS = 16
+
+
 class Estimate(NamedTuple):
     """A mean with its standard error."""
 
     value: float
     stderr: float
     samples: int  # network evaluations behind it
-    # mean cross-entropy per masked token where this share is masked, in equal steps up to all; None: not met
-    by_mask_ratio: list[float | None] | None = None
-
-
-_RATIOS = 16  # steps of `Estimate.by_mask_ratio`
+    curve: Curve | None = None  # None where nothing is masked
 
 
 def fit(
@@ -160,7 +166,7 @@ def evaluate(
     wide = torch.float32 if device.type == "mps" else torch.float64
     sums = torch.zeros(len(rows), dtype=wide, device=device)
     lengths = torch.zeros_like(sums)
-    by_ratio = torch.zeros(2, _RATIOS, dtype=wide, device=device)  # cross-entropy, masks
+    by_ratio = torch.zeros(3, _RATIOS, dtype=wide, device=device)
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
     processes, was_training = accelerator.num_processes, model.training
     model.eval()
@@ -185,16 +191,17 @@ def evaluate(
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths
     stderr = (residuals.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / lengths.sum()
-    curve = [loss / masks if masks else None for loss, masks in zip(*by_ratio.tolist(), strict=True)]
-    return Estimate(float(value), float(stderr), len(rows) * draws, curve if objective.masks else None)
+    ratios, losses, masks = by_ratio[:, by_ratio[2] > 0]
+    curve = Curve((ratios / masks).tolist(), (losses / masks).tolist()) if objective.masks else None
+    return Estimate(float(value), float(stderr), len(rows) * draws, curve)
 
 
 def _by_ratio(groups: Tensor, call: Call) -> Tensor:
-    """Cross-entropy and number of masks where each share of a group is masked, (2, _RATIOS)."""
+    """Sums over masks of their share in a group, of cross-entropy and of 1, by steps of the share, (3, _RATIOS)."""
     masks = torch.bincount(call.group, minlength=groups.numel()).to(groups.dtype)
-    ratio = 1 / call.weights.flatten()  # of a bound; in a group without masks anything
+    ratio = (1 / call.weights.flatten()).clamp(max=1).to(groups.dtype)  # of a bound; 1 in a group without masks
     step = ((ratio * _RATIOS - 1e-4).ceil().long() - 1).clamp(0, _RATIOS - 1)
-    return groups.new_zeros(2, _RATIOS).index_add(1, step, torch.stack((groups.flatten(), masks)))
+    return groups.new_zeros(3, _RATIOS).index_add(1, step, torch.stack((masks * ratio, groups.flatten(), masks)))
 
 
 def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:

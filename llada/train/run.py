@@ -157,8 +157,9 @@ def _bounds(run: Run) -> dict[str, Any]:
         )
         record |= {f"{prefix}bound": bound.value, f"{prefix}bound_stderr": bound.stderr}
         record["bound_samples"] = bound.samples
-        if bound.by_mask_ratio is not None:
-            record[f"{prefix}loss_by_mask_ratio"] = bound.by_mask_ratio
+        if bound.curve is not None:
+            record["mask_ratios"] = bound.curve.mask_ratios
+            record[f"{prefix}loss_at_mask_ratios"] = bound.curve.losses
     return record
 
 

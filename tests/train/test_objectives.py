@@ -388,17 +388,16 @@ def test_measure_of_a_perfect_model_is_the_entropy(name, block_length):
 def test_loss_by_share_of_masks_is_the_curve_of_the_bed():
     """a_1, a_2, a_3 of the bed at shares 1/3, 2/3 and 1; each within 0.05, about five standard errors."""
     measured = evaluate(Perfect(bed_noise()), Draws(6000), bed_noise())
-    curve = measured.by_mask_ratio
-    assert [i for i, value in enumerate(curve) if value is not None] == [5, 10, 15]
+    assert measured.curve.mask_ratios == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-6)
     expected = [1.029607231003069, 1.0701488522415736, 1.0849659052393474]
-    assert [curve[5], curve[10], curve[15]] == pytest.approx(expected, abs=0.05)
+    assert measured.curve.losses == pytest.approx(expected, abs=0.05)
 
 
 def test_loss_by_share_of_masks_agrees_with_the_bound_it_came_with():
     """Each number of masks of 16 is met once in 16 rows: the bound per token is the mean of the curve."""
     data = Tokens(count=16, length=16)
     measured = evaluate(tiny(), data, Noise(MASK, PAD), draws=1)
-    assert np.mean(measured.by_mask_ratio) == pytest.approx(measured.value, abs=1e-5)
+    assert np.mean(measured.curve.losses) == pytest.approx(measured.value, abs=1e-5)
 
 
 # Fine-tuning options
@@ -501,7 +500,9 @@ def test_objective_of_the_configuration_trains_saves_and_is_measured_by_a_bound(
     values = settings | {"objective": name, "steps": 5, "model": settings["model"] | blocks}
     train(PretrainConfig(**values, output=str(tmp_path / "run")))
     log = read_log(tmp_path / "run")
-    assert len(log[-1]["loss_by_mask_ratio"]) == len(log[-1]["ema_loss_by_mask_ratio"]) == 16
+    ratios = log[-1]["mask_ratios"]
+    assert ratios == sorted(ratios)
+    assert 1 < len(ratios) == len(log[-1]["loss_at_mask_ratios"]) == len(log[-1]["ema_loss_at_mask_ratios"]) <= 16
     model, _ = llada.load_pretrained(tmp_path / "run" / "model")
     assert model.config.block_length == blocks.get("block_length")
     run = parts(PretrainConfig(**values, output="x"))
