@@ -153,7 +153,7 @@ def reference(model, tokens: list[int], response: np.ndarray | None) -> float:
     tokens = [BOS, *tokens] if response is None else [*tokens, PAD]
     counted = range(1, len(tokens)) if response is None else [*np.flatnonzero(response), len(tokens) - 1]
     logp = model(torch.tensor([tokens])).logits[0].log_softmax(dim=-1)
-    return -sum(float(logp[i - 1, tokens[i]]) for i in counted)
+    return -sum(logp[i - 1, tokens[i]].item() for i in counted)
 
 
 @pytest.mark.parametrize(("data", "random_length"), [(Tokens(), 0.0), (Tokens(), 1.0), (Conversations(), 0.0)])
