@@ -46,10 +46,11 @@ RULES = {
         "llada.train llada.model llada.data llada.config llada.durable",
     ),
     "llada.train.objective": rule("torch numpy"),
+    "llada.train.objectives": rule("torch", "llada.train.objective"),
     "llada.train.noise": rule("torch numpy"),
     "llada.train.optim": rule("torch numpy"),
     # what a batch holds is decided by the objective and the noise alone
-    "llada.train.batches": rule("torch numpy", "llada.train.objective llada.train.noise llada.train.signals"),
+    "llada.train.batches": rule("torch numpy", "llada.train.objectives llada.train.noise llada.train.signals"),
     "llada.train.config": rule("pydantic", "llada.config"),
     "llada.data": rule(
         "datasets tokenizers transformers numpy", "llada.data llada.durable"

@@ -19,6 +19,8 @@ from llada.model.weights import read_json
 # Mask tokens of the published vocabularies, none of which says so in its tokenizer files; and the end of a turn.
 _MASK_TOKENS = ("<|mdm_mask|>", "<[MASK]>")
 _END_OF_TURN = "<|eot_id|>"
+# What the baseline is (`llada.model.baseline`): no LLaDA, although it has the names of the second layout.
+AUTOREGRESSIVE = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 # Llama settings without an effect here, and those with the only value that a LLaDA can have.
 _LLAMA_IGNORED = {"model_type", "architectures", "auto_map", "use_cache", "pretraining_tp", "attn_implementation"}
 _LLAMA_ONLY = {"mlp_bias": False, "rope_scaling": None}
@@ -44,7 +46,7 @@ def load_pretrained(
     Raises FileNotFoundError where there is no such folder, and ValueError where a file is damaged, a tensor is
     missing, superfluous or misshapen, or the architecture is not implemented.
     """
-    folder = _folder(path)
+    folder = checkpoint_folder(path)
     config, tokenizer = read_description(folder, mask_token_id=mask_token_id)
     model = LLaDAForMaskedLM.from_pretrained(
         folder,
@@ -60,12 +62,19 @@ def read_description(
     path: str | Path, *, mask_token_id: int | None = None
 ) -> tuple[LLaDAConfig, PreTrainedTokenizerBase | None]:
     """The configuration of a checkpoint and its tokenizer, without its weights; as for `load_pretrained`."""
-    folder = _folder(path)
-    tokenizer = _read_tokenizer(folder)
-    return _config(folder, read_json(folder / "config.json"), tokenizer, mask_token_id), tokenizer
+    folder = checkpoint_folder(path)
+    values = read_json(folder / "config.json")
+    if set(values.get("architectures") or ()) & set(AUTOREGRESSIVE):
+        raise ValueError(
+            f"{path} holds an autoregressive model ({values['architectures'][0]}), not a mask predictor; load it with "
+            "transformers' AutoModelForCausalLM, and train it with objective: autoregressive"
+        )
+    tokenizer = read_tokenizer(folder)
+    return _config(folder, values, tokenizer, mask_token_id), tokenizer
 
 
-def _folder(path: str | Path) -> Path:
+def checkpoint_folder(path: str | Path) -> Path:
+    """The folder of a checkpoint, downloaded where `path` is a hub id; FileNotFoundError where there is none."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -78,7 +87,8 @@ def _folder(path: str | Path) -> Path:
     raise FileNotFoundError(f"{path} is neither a folder nor a hub id of the form owner/name")
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in a folder, if it has one; ValueError where it cannot be read."""
     if not (folder / "tokenizer_config.json").is_file():
         return None
     try:

@@ -39,7 +39,7 @@ _NUMBERS = ("rope_theta", "rms_norm_eps", "init_std", "init_cutoff_factor")
 _FROM_TRANSFORMERS = {"auto_map", "model_type", "torch_dtype", "name_or_path", "num_labels", "attn_implementation"}
 # Keys that make transformers look for code or kernels elsewhere; a checkpoint must not carry them.
 _IMPLEMENTATIONS = {"attn_implementation", "_attn_implementation", "experts_implementation"}
-_FETCHES_CODE = {"auto_map", "custom_pipelines", *_IMPLEMENTATIONS}
+FETCHES_CODE = {"auto_map", "custom_pipelines", *_IMPLEMENTATIONS}
 
 
 class LLaDAConfig(PreTrainedConfig):
@@ -143,7 +143,7 @@ class LLaDAConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """As in transformers, without the keys by which a file could make transformers fetch code."""
-        return super().from_dict({k: v for k, v in config_dict.items() if k not in _FETCHES_CODE}, **kwargs)
+        return super().from_dict({k: v for k, v in config_dict.items() if k not in FETCHES_CODE}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Every official key, so that no reader falls back to the (different) defaults of the official class."""

@@ -6,6 +6,7 @@ Modules carry transformers' Llama names; `llada.model.checkpoint` maps them to t
 Shapes: B batch, L length, D d_model, H heads, K key-value heads, E head size, V vocabulary, N chosen positions.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def eager_attention(
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:
-        scores = scores + mask
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     weights = at_least_float32(scores).softmax(dim=-1).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
@@ -250,7 +251,9 @@ class LLaDAModel(LLaDAPreTrainedModel):
             input_ids: tokens (B, L); or `inputs_embeds` (B, L, D), exactly one of the two.
             attention_mask: (B, L), 0 where a position is padding and may not be attended to; None: no padding. A mask
                 with four dimensions goes to the attention function as it is.
-            position_ids: (B, L) or (1, L); None: 0, 1, 2, ... Only differences matter, so left padding needs none.
+            position_ids: (B, L) or (1, L); None: 0, 1, 2, ... Only differences matter, so left padding needs none. With
+                positions that are given, more than `max_sequence_length` tokens may come at once, as when a row is read
+                twice.
             cache: the given tokens are those of its span, and attend to all that it has stored, whose padding is what
                 `attention_mask` says. Not for training.
 
@@ -263,7 +266,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         shape = (hidden_states.shape[0], hidden_states.shape[1] if cache is None else cache.stored.length)  # attended
-        if shape[1] > self.config.max_sequence_length:
+        if position_ids is None and shape[1] > self.config.max_sequence_length:
             raise ValueError(
                 f"a sequence of {shape[1]} tokens does not fit into "
                 f"max_sequence_length={self.config.max_sequence_length}"

@@ -1,16 +1,17 @@
-"""From a data set to noised batches, such that each is a pure function of (seed, step).
+"""From a data set to batches, such that each is a pure function of (seed, step).
 
 A step looks at `batch_size` consecutive samples of the epoch's order. Which process, micro-batch or worker handles a
-sample changes nothing about it: noise, random length and padding are decided by the sample's place alone.
+sample changes nothing about it: noise, random length and padding are decided by the sample's place alone. What the
+model is asked about them is the objective's (`llada.train.objectives`).
 
-Shapes: B rows of a micro-batch, L length, N masked positions.
+Shapes: B rows of a micro-batch, L length.
 """
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from llada.train.noise import epoch_order, mask_uniforms, random_length, times
-from llada.train.objective import Noised, floored, forward_process
+from llada.train.objectives import ELBO, Call, Noise, Objective, Padded
 from llada.train.signals import STOPPING
 
 
@@ -40,26 +41,12 @@ class Place:
 
 
 class Batch(NamedTuple):
-    """A noised micro-batch."""
+    """A micro-batch."""
 
-    x0: Tensor  # (B, L) clean tokens
-    noised: Noised
+    call: Call
     lengths: Tensor  # (B,) tokens that count: all real ones, or the maskable ones in fine-tuning
-    attention_mask: Tensor | None  # (B, L), 0 at padding; None where no row is padded
-    masked_at: Tensor  # (N,) positions of the masks in the flattened batch
+    read: Tensor  # (B,) tokens that the network reads, padding aside
     places: list[Place]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How training masks, from the config."""
-
-    mask_token_id: int
-    pad_token_id: int
-    seed: int = 0
-    masking: Literal["count", "bernoulli"] = "count"  # exactly k ~ U{1..L} tokens, or each with probability t ~ U(0, 1)
-    eps: float = 1e-3  # floor of t; only for "bernoulli"
-    random_length: float = 0.0  # probability of cutting a row to a uniform length
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,8 @@ class Batches:
 
     Rows of unequal length are padded with `noise.pad_token_id`. Where rows have a `maskable` (fine-tuning), they are
     padded to the longest row of the global batch and the padding is part of the response, as in LLaDA
-    (arXiv:2502.09992, appendix B.1); elsewhere (random lengths) padding is hidden from the model.
+    (arXiv:2502.09992, appendix B.1); elsewhere (random lengths, or without `noise.eos_padding`) padding is hidden from
+    the model.
     """
 
     rows: Rows
@@ -76,6 +64,7 @@ class Batches:
     noise: Noise
     micro_batch_size: int | None = None  # samples per forward pass and process; None: all of the process's
     workers: int = 0  # processes that prepare batches
+    objective: Objective = ELBO
 
     def __post_init__(self):
         if len(self.rows) < self.batch_size:
@@ -101,7 +90,7 @@ class Batches:
             _Placed(self.rows, self.noise.seed),
             batch_sampler=self._places(rank * share, share, size, start, stop),  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
-            collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size),
+            collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size, objective=self.objective),
             worker_init_fn=_leave_signals_to_the_parent,
         )
         batches = iter(loader)
@@ -117,7 +106,8 @@ class Batches:
             if responses and (step == start or batch == 0):
                 order = epoch_order(self.noise.seed, epoch, len(self.rows))
             indices = order[begin : begin + self.batch_size]
-            length = max(len(self.rows[int(i)]["x0"]) for i in indices) if responses else None
+            pads = responses and self.noise.eos_padding
+            length = max(len(self.rows[int(i)]["x0"]) for i in indices) if pads else None
             places = [Place(epoch, begin + first + i, length) for i in range(share)]
             for i in range(0, share, size):
                 yield places[i : i + size]
@@ -142,8 +132,11 @@ def _leave_signals_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: Noise, batch_size: int) -> Batch:
-    """Pad and noise a few samples of a global batch of `batch_size`.
+Sample = tuple[Place, Mapping[str, np.ndarray]]
+
+
+def collate(samples: Sequence[Sample], noise: Noise, batch_size: int, objective: Objective = ELBO) -> Batch:
+    """Pad a few samples of a global batch of `batch_size`, and put the objective's question about them.
 
     Raises ValueError where a row is empty, has nothing maskable, or holds [MASK] where it is maskable.
     """
@@ -158,28 +151,25 @@ def collate(samples: Sequence[tuple[Place, Mapping[str, np.ndarray]]], noise: No
     for i, ((tokens, response), place) in enumerate(zip(cut, places, strict=True)):
         n = len(tokens)
         x0[i, :n] = torch.from_numpy(tokens)
-        maskable[i, :n] = True if response is None else torch.from_numpy(response)
+        maskable[i, :n] = True if response is None or noise.mask_prompt else torch.from_numpy(response)
         maskable[i, n : place.length] = place.length is not None  # end-of-sequence padding belongs to the response
         real[i, : place.length or n] = True
         uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
     lengths = maskable.sum(dim=1)
     _check(x0, maskable, lengths, places, noise)
-    t = _stratified_times(places, noise, batch_size)
-    if noise.masking == "count":
-        counts = (1 + (lengths * t).long()).clamp(max=lengths)
-        noised = forward_process(x0, noise.mask_token_id, maskable=maskable, counts=counts, uniforms=uniforms)
-    else:
-        t = floored(t, noise.eps)
-        noised = forward_process(x0, noise.mask_token_id, t, maskable, uniforms=uniforms)
-    masked_at = noised.masked.flatten().nonzero()[:, 0]
-    return Batch(x0, noised, lengths, None if real.all() else real.long(), masked_at, places)
+    t = noise.t_min + (noise.t_max - noise.t_min) * _stratified_times(places, noise, batch_size)
+    call = objective.ask(Padded(x0, maskable, real, t, uniforms), noise)
+    return Batch(call, lengths, real.sum(dim=1) * objective.reads, places)
 
 
 def _cut(row: Mapping[str, np.ndarray], place: Place, noise: Noise) -> tuple[np.ndarray, np.ndarray | None]:
     x0 = np.asarray(row["x0"], dtype=np.int64)
     if noise.random_length:
         x0 = x0[: random_length(noise.seed, place.epoch, place.index, len(x0), noise.random_length)]
-    return x0, row.get("maskable")
+    maskable = row.get("maskable")
+    if maskable is not None and not noise.eos_padding:
+        return np.append(x0, noise.pad_token_id), np.append(maskable, True)
+    return x0, maskable
 
 
 def _stratified_times(places: list[Place], noise: Noise, batch_size: int) -> Tensor:

@@ -15,17 +15,19 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, Subset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.config import ConfigError, read_yaml
 from llada.data.chat import ChatRows, read_conversations
 from llada.data.tokens import TokenRows
+from llada.model.baseline import autoregressive_config, load_autoregressive, new_autoregressive, read_autoregressive
 from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.train.batches import Batches, Noise, Rows
+from llada.train.batches import Batches, Rows
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
 from llada.train.loop import prepare
+from llada.train.objectives import ELBO, OBJECTIVES, Noise, Objective
 from llada.train.optim import OPTIMIZERS
 from llada.train.sharding import shard
 from llada.train.state import Trained
@@ -36,11 +38,27 @@ class Parts:
     """What the configuration, the data and the model's description say; the model itself is not made yet."""
 
     config: TrainConfig
-    model_config: LLaDAConfig
+    model_config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     batches: Batches
     heldout: Rows | None  # what is measured
     per: Literal["token", "row"]  # what the loss is averaged over
+
+    @property
+    def measure(self) -> tuple[Noise, Objective]:
+        """How held-out rows are measured: by a bound, with the numbers of masks exact, and responses alone.
+
+        Nothing follows a response, unless the model has seen none without the one end of sequence.
+        """
+        noise, objective = self.batches.noise, self.batches.objective
+        plain = Noise(
+            noise.mask_token_id,
+            noise.pad_token_id,
+            bos_token_id=noise.bos_token_id,
+            eos_padding=noise.eos_padding or not objective.masks,
+            block_length=noise.block_length,
+        )
+        return plain, objective if objective.measures else ELBO
 
 
 @dataclass(frozen=True)
@@ -151,42 +169,89 @@ def _pretraining(config: PretrainConfig) -> Parts:
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     train = TokenRows(folder / "train", config.length, tokenizer=tokenizer)
     heldout = TokenRows(folder / "heldout", config.length, tokenizer=tokenizer)
-    return _parts(config, model_config(config, tokenizer), tokenizer, train, heldout, "token", config.random_length)
+    described: PreTrainedConfig = model_config(config, tokenizer)
+    if config.objective == "autoregressive":
+        try:
+            described = autoregressive_config(described, bos_token_id=_first_token(tokenizer))
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from None
+    return _parts(config, described, tokenizer, train, heldout, "token", config.random_length)
 
 
 def _fine_tuning(config: SFTConfig) -> Parts:
-    described, tokenizer = read_description(config.init)
+    causal = config.objective == "autoregressive"
+    described, tokenizer = read_autoregressive(config.init) if causal else read_description(config.init)
     if tokenizer is None:
         raise ConfigError(f"init={config.init!r} has no tokenizer, which fine-tuning needs")
     rows = partial(ChatRows, tokenizer=tokenizer, max_length=config.max_length, too_long=config.too_long)
     train = rows(read_conversations(config.train))
     heldout = None if config.heldout is None else rows(read_conversations(config.heldout))
-    return _parts(config, described, tokenizer, train, heldout, "row", 0.0)
+    if not config.eos_padding and config.max_length >= described.max_position_embeddings:
+        raise ConfigError(
+            f"max_length={config.max_length} and the end of sequence after it do not fit into the model's "
+            f"max_sequence_length={described.max_position_embeddings}; lower max_length"
+        )
+    if config.block_length is not None:
+        cast(LLaDAConfig, described).block_length = config.block_length
+    return _parts(config, described, tokenizer, train, heldout, config.per, 0.0)
 
 
-def _model(parts: Parts) -> LLaDAForMaskedLM:
-    if isinstance(parts.config, SFTConfig):
-        return load_pretrained(parts.config.init, dtype=torch.float32)[0]  # float32 master weights
-    return LLaDAForMaskedLM(parts.model_config)
+def _model(parts: Parts) -> PreTrainedModel:
+    config, causal = parts.config, parts.config.objective == "autoregressive"
+    if isinstance(config, SFTConfig):
+        model = (load_autoregressive if causal else load_pretrained)(config.init, dtype=torch.float32)[0]  # masters
+        if config.block_length is not None:
+            model.config.block_length = config.block_length
+        return model
+    sizes = model_config(cast(PretrainConfig, config), parts.tokenizer)
+    return new_autoregressive(sizes, bos_token_id=_first_token(parts.tokenizer)) if causal else LLaDAForMaskedLM(sizes)
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """What a text begins with; the end of the text before it, where the tokenizer has no token for that."""
+    return cast(int | None, tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
 
 def _parts(
     config: TrainConfig,
-    model_config: LLaDAConfig,
+    model_config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     train: Rows,
     heldout: Rows | None,
     per: Literal["token", "row"],
     random_length: float,
 ) -> Parts:
-    mask, pad = model_config.mask_token_id, model_config.pad_token_id
+    if config.objective == "autoregressive":
+        mask, pad = cast(int | None, tokenizer.mask_token_id), cast(int | None, tokenizer.eos_token_id)
+    else:
+        mask, pad = model_config.mask_token_id, model_config.pad_token_id
     if mask is None or pad is None:
         raise ConfigError("training needs a mask token and an end-of-sequence token; the model's config names them not")
+    block_length = model_config.block_length if isinstance(model_config, LLaDAConfig) else None
+    if config.objective == "block_diffusion" and block_length is None:
+        where = "model.block_length" if isinstance(config, PretrainConfig) else "block_length"
+        raise ConfigError(f"objective: block_diffusion needs the length of a block; give {where}")
     if heldout is not None and config.evaluate_rows is not None:
         count = min(config.evaluate_rows, len(heldout))
         heldout = cast(Rows, Subset(cast(Dataset, heldout), range(count)))
     if heldout is not None and len(heldout) < 2:
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
-    noise = Noise(mask, pad, config.seed, config.masking, config.eps, random_length)
-    batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers)
+    tuning = config if isinstance(config, SFTConfig) else None
+    padding = tuning is None or tuning.eos_padding
+    noise = Noise(
+        mask,
+        pad,
+        config.seed,
+        config.masking,
+        config.eps,
+        random_length,
+        bos_token_id=_first_token(tokenizer),
+        eos_padding=padding and config.objective != "autoregressive",  # what follows the first end is never generated
+        mask_prompt=tuning is not None and tuning.mask_prompt,
+        t_min=config.t_min,
+        t_max=config.t_max,
+        block_length=block_length,
+    )
+    objective = OBJECTIVES[config.objective]
+    batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers, objective)
     return Parts(config, model_config, tokenizer, batches, heldout, per)

@@ -13,6 +13,11 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+Objective = Literal[
+    "elbo", "uniform", "cart", "complementary", "complementary_mean", "block_diffusion", "autoregressive"
+]
+
+
 class OptimConfig(Schema):
     """The optimiser and its learning rate."""
 
@@ -45,8 +50,11 @@ class TrainConfig(Schema):
     batch_size: Positive  # rows per step, over all processes
     micro_batch_size: Positive | None = None  # rows per forward pass and process; None: all of them
     optim: OptimConfig
+    objective: Objective = "elbo"  # see the README
     masking: Literal["count", "bernoulli"] = "bernoulli"  # the paper's; "count" has less variance, see the README
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # floor of t; only for bernoulli
+    t_min: Share = 0.0  # t is uniform from here to t_max; the loss is a bound on the likelihood only from 0 to 1
+    t_max: Share = 1.0
     seed: Count = 0
     workers: Count = 0  # processes that prepare batches
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -65,6 +73,11 @@ class TrainConfig(Schema):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for name in ("masking", "eps", "t_min", "t_max", "eos_padding", "mask_prompt", "evaluate_draws"):
+            if self.objective == "autoregressive" and name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect with objective: autoregressive, which masks nothing; remove it")
+        if self.t_min >= self.t_max:
+            raise ValueError(f"t_min={self.t_min} must be below t_max={self.t_max}")
         if self.masking == "count" and "eps" in self.model_fields_set:
             raise ValueError("eps has no effect with masking: count, whose t is never below 1/length; remove it")
         if self.optim.warmup + self.optim.decay > self.steps:
@@ -91,3 +104,13 @@ class SFTConfig(TrainConfig):
     heldout: str | None = None  # the same, for the held-out bound; None: none is measured
     max_length: Positive  # tokens; longer conversations are refused, or skipped
     too_long: Literal["error", "skip"] = "error"
+    per: Literal["token", "row"] = "row"  # what the loss is averaged over; row: each conversation counts alike
+    eos_padding: bool = True  # learn the padding of shorter rows; False: it is hidden, after one end of sequence
+    mask_prompt: bool = False  # mask prompts as well, and learn them
+    block_length: Positive | None = None  # of block_diffusion; None: the checkpoint's
+
+    @model_validator(mode="after")
+    def _blocks(self) -> Self:
+        if self.block_length is not None and self.objective != "block_diffusion":
+            raise ValueError(f"block_length has no effect with objective: {self.objective}; remove it")
+        return self

@@ -8,7 +8,7 @@ row by its response length (LLaDA, arXiv:2502.09992, eq. 3 and 5).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from llada.train.batches import Batch, Batches, Noise, Place, Rows, collate
-from llada.train.objective import row_nelbo
+from llada.train.batches import Batch, Batches, Place, Rows, collate
+from llada.train.objectives import ELBO, OBJECTIVES, Call, Noise, Objective, group_sums, weighted
 
 
 class StepLog(NamedTuple):
@@ -29,8 +29,19 @@ class StepLog(NamedTuple):
     loss: float  # of the global batch, nats per token
     learning_rate: float
     grad_norm: float  # before clipping
-    tokens: int  # of the global batch that count in the loss: all real ones, or the responses with their padding
+    tokens: int  # of the global batch that count in the loss: all real ones, or the responses with what ends them
+    read: int  # by the network, prompts and what it reads twice included
     non_finite: list[int] | None = None  # rows of the data set for which this step was left out; None: it was done
+
+
+class Curve(NamedTuple):
+    """The mean cross-entropy per masked token, in nats, where so large a share is masked."""
+
+    mask_ratios: list[float]  # ascending, means over at most `_RATIOS` equal steps
+    losses: list[float]
+
+
+_RATIOS = 16
 
 
 class Estimate(NamedTuple):
@@ -39,6 +50,7 @@ class Estimate(NamedTuple):
     value: float
     stderr: float
     samples: int  # network evaluations behind it
+    curve: Curve | None = None  # None where nothing is masked
 
 
 def fit(
@@ -57,9 +69,10 @@ def fit(
     """Train, and yield a log after every step.
 
     Args:
-        model: its call takes `input_ids`, `attention_mask` and `logits_at` (`LLaDAForMaskedLM`). Sharded by
-            `llada.train.sharding`, or prepared by `accelerator` already, it is taken as it is.
-        batches: the data side.
+        model: its call takes what the objective gives: `input_ids`, `attention_mask` and `logits_at` for a
+            `LLaDAForMaskedLM`. Sharded by `llada.train.sharding`, or prepared by `accelerator` already, it is taken as
+            it is.
+        batches: the data side, with the objective.
         optimizers: together over the parameters of `model`; see `llada.train.optim`.
         learning_rate: step (from 0) → rate.
         steps: where training ends.
@@ -84,7 +97,7 @@ def fit(
         rate = learning_rate(step)
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate
-        totals = torch.tensor([[_denominator(b, per), float(b.lengths.sum())] for b in micro_batches]).sum(dim=0)
+        totals = torch.tensor([[_denominator(b, per), b.lengths.sum(), b.read.sum()] for b in micro_batches]).sum(dim=0)
         totals = _summed(accelerator, totals.to(accelerator.device))
         losses = []
         for i, batch in enumerate(micro_batches):
@@ -97,7 +110,7 @@ def fit(
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm)
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else torch.as_tensor(grad_norm)
         loss = _summed(accelerator, torch.stack([each.detach().sum() for each in losses]).sum() / totals[0])
-        measured = torch.stack((loss, grad_norm.to(loss.device), totals[1])).tolist()  # sync, once per step
+        measured = torch.stack((loss, grad_norm.to(loss.device), *totals[1:])).tolist()  # sync, once per step
         culprits = None
         if all(map(math.isfinite, measured)):
             for optimizer in prepared:
@@ -112,7 +125,7 @@ def fit(
             max_skips -= 1
         for optimizer in prepared:
             optimizer.zero_grad()
-        yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]), culprits)
+        yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]), int(measured[3]), culprits)
 
 
 def prepare(
@@ -131,6 +144,7 @@ def evaluate(
     rows: Rows,
     noise: Noise,
     *,
+    objective: Objective = ELBO,
     batch_size: int = 32,
     draws: int = 1,
     accelerator: Accelerator | None = None,
@@ -138,8 +152,12 @@ def evaluate(
     """The bound on the negative log-likelihood of `rows`, in nats per token, with its standard error over rows.
 
     Each row is masked `draws` times, with numbers of masks stratified over the rows. The same seed gives the same
-    masks whatever the batch size, so that models and checkpoints are compared on equal terms.
+    masks whatever the batch size, so that models and checkpoints are compared on equal terms. An `objective` that is
+    the likelihood itself (`autoregressive`) gives that instead.
     """
+    if not objective.measures:
+        measures = ", ".join(name for name, known in OBJECTIVES.items() if known.measures)
+        raise ValueError(f"held-out rows are measured by a bound on their likelihood: {measures}")
     if len(rows) < 2:
         raise ValueError(f"a standard error needs at least 2 rows, not {len(rows)}")
     accelerator = Accelerator() if accelerator is None else accelerator
@@ -148,6 +166,7 @@ def evaluate(
     wide = torch.float32 if device.type == "mps" else torch.float64
     sums = torch.zeros(len(rows), dtype=wide, device=device)
     lengths = torch.zeros_like(sums)
+    by_ratio = torch.zeros(3, _RATIOS, dtype=wide, device=device)
     chunks = [range(i, min(i + batch_size, len(rows))) for i in range(0, len(rows), batch_size)]
     processes, was_training = accelerator.num_processes, model.training
     model.eval()
@@ -155,22 +174,34 @@ def evaluate(
         for draw in range(draws):
             for number in range(accelerator.process_index, -(-len(chunks) // processes) * processes, processes):
                 chunk = chunks[number % len(chunks)]  # a sharded model needs all processes in every forward pass
-                batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows))
+                batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows), objective)
+                call = _to(batch.call, device)
                 with accelerator.autocast():
-                    losses = _row_losses(model, batch, "token", device)
+                    groups = group_sums(model(**call.inputs).logits, call)  # (B, K)
                 if number < len(chunks):
-                    sums[chunk.start : chunk.stop] += losses.to(wide)
+                    sums[chunk.start : chunk.stop] += weighted(groups, call).to(wide)
+                    by_ratio += _by_ratio(groups, call).to(wide)
                     lengths[chunk.start : chunk.stop] += batch.lengths.to(sums.device)
     finally:
         model.train(was_training)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # what a forward pass gathered would wait for a backward pass
-    sums, lengths = _summed(accelerator, sums), _summed(accelerator, lengths)
+    sums, lengths, by_ratio = (_summed(accelerator, total) for total in (sums, lengths, by_ratio))
     value = sums.sum() / lengths.sum()
     residuals = sums - value * lengths
     stderr = (residuals.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / lengths.sum()
-    return Estimate(float(value), float(stderr), len(rows) * draws)
+    ratios, losses, masks = by_ratio[:, by_ratio[2] > 0]
+    curve = Curve((ratios / masks).tolist(), (losses / masks).tolist()) if objective.masks else None
+    return Estimate(float(value), float(stderr), len(rows) * draws, curve)
+
+
+def _by_ratio(groups: Tensor, call: Call) -> Tensor:
+    """Sums over masks of their share in a group, of cross-entropy and of 1, by steps of the share, (3, _RATIOS)."""
+    masks = torch.bincount(call.group, minlength=groups.numel()).to(groups.dtype)
+    ratio = (1 / call.weights.flatten()).clamp(max=1).to(groups.dtype)  # of a bound; 1 in a group without masks
+    step = ((ratio * _RATIOS - 1e-4).ceil().long() - 1).clamp(0, _RATIOS - 1)
+    return groups.new_zeros(3, _RATIOS).index_add(1, step, torch.stack((masks * ratio, groups.flatten(), masks)))
 
 
 def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
@@ -180,23 +211,24 @@ def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 
 def _row_losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> Tensor:
     """What each row adds to the sum that the step's denominator divides, (B,)."""
-    batch = _to(batch, device)
-    outputs = model(batch.noised.xt, attention_mask=batch.attention_mask, logits_at=batch.masked_at)
-    losses = row_nelbo(outputs.logits, batch.x0, batch.noised)  # nats
-    return losses if per == "token" else losses / batch.lengths
+    call = _to(batch.call, device)
+    losses = weighted(group_sums(model(**call.inputs).logits, call), call)  # nats
+    return losses if per == "token" else losses / batch.lengths.to(device)
 
 
 def _denominator(batch: Batch, per: str) -> float:
     return float(batch.lengths.sum() if per == "token" else len(batch.lengths))
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
-    tensors = {name: getattr(batch, name).to(device, non_blocking=True) for name in ("x0", "lengths", "masked_at")}
-    mask = batch.attention_mask if batch.attention_mask is None else batch.attention_mask.to(device, non_blocking=True)
-    t = batch.noised.t.float() if device.type == "mps" else batch.noised.t  # MPS has no float64
-    noised = batch.noised._replace(t=t)
-    noised = noised._replace(**{k: v.to(device, non_blocking=True) for k, v in noised._asdict().items()})
-    return batch._replace(noised=noised, attention_mask=mask, **tensors)
+def _to(call: Call, device: torch.device) -> Call:
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.float() if device.type == "mps" and value.dtype == torch.float64 else value  # MPS has none
+        return value.to(device, non_blocking=True)
+
+    inputs = {name: moved(value) for name, value in call.inputs.items()}
+    return Call(inputs, moved(call.targets), moved(call.group), moved(call.weights))
 
 
 def _culprits(batches: Batches, micro_batches: list[Batch], losses: list[Tensor]) -> list[int]:

@@ -66,9 +66,7 @@ def forward_process(
             raise ValueError(
                 f"counts={counts.tolist()} must lie between 1 and the maskable tokens {available.tolist()}"
             )
-        order = uniforms.masked_fill(~maskable, math.inf).argsort(dim=1, stable=True)
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(L, device=x0.device).expand(B, L))
-        masked = rank < counts[:, None]
+        masked = lowest(uniforms, maskable, counts)
         t = counts.double() / available  # exact, so that the bound is
     else:
         if t is None:
@@ -78,6 +76,14 @@ def forward_process(
             raise ValueError(f"t={t.tolist()} must lie in (0, 1]: it divides the loss")
         masked = (uniforms < t[:, None]) & maskable
     return Noised(torch.where(masked, mask_token_id, x0), masked, t)
+
+
+def lowest(uniforms: Tensor, maskable: Tensor, counts: Tensor) -> Tensor:
+    """The maskable positions with the smallest `counts` numbers of each row, bool (B, L)."""
+    order = uniforms.masked_fill(~maskable, math.inf).argsort(dim=1, stable=True)
+    ranks = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, ranks)
+    return rank < counts[:, None]
 
 
 def elbo_loss(
@@ -177,14 +183,16 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def cart_weight(masked: Tensor, q: float = 0.3) -> Tensor:
+def cart_weight(masked: Tensor, q: float = 0.3, *, visible: Tensor | None = None) -> Tensor:
     """Context-adaptive token weights (CART; Dream, arXiv:2508.15487): more for masks that have visible neighbours.
 
     `w_i = sum over visible j of q (1 - q)^(|i - j| - 1) / 2` at masked i, 0 elsewhere; float32 (B, L). A row that is
-    masked everywhere gets weight 0 everywhere. Not a likelihood bound.
+    masked everywhere gets weight 0 everywhere. Not a likelihood bound. `visible` is bool (B, L), where padding is not;
+    None: what is not masked.
     """
+    visible = ~masked if visible is None else visible
     L = masked.shape[1]
     position = torch.arange(L, device=masked.device)
     distance = (position[:, None] - position[None]).abs()
     kernel = torch.where(distance > 0, q * (1 - q) ** (distance - 1).float() / 2, 0.0)
-    return (~masked).float() @ kernel * masked
+    return visible.float() @ kernel * masked

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice, pairwise
 from statistics import mean
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 from torch.optim import Muon
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from llada.model.baseline import build_model
 from llada.model.configuration import LLaDAConfig
-from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.build import Parts, place, processes
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
 from llada.train.optim import OPTIMIZERS
@@ -46,13 +48,14 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
     """Count what a run takes on so many devices."""
     config, batches = parts.config, parts.batches
     with torch.device("meta"):
-        model = LLaDAForMaskedLM(parts.model_config)
+        model = build_model(parts.model_config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    blocks = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    blocks = sum(parameter.numel() for parameter in _blocks(model).parameters())
     steps = batches.micro_batches(0, 1, 0, min(config.steps, 8))
-    shapes = [batch.x0.shape for micro_batches in steps for batch in micro_batches]
-    tokens_per_step = sum(rows * length for rows, length in shapes) // min(config.steps, 8)
+    read = [batch.call.inputs["input_ids"].numel() for micro_batches in steps for batch in micro_batches]
+    tokens_per_step = sum(read) // min(config.steps, 8)
     longest = config.length if isinstance(config, PretrainConfig) else cast(SFTConfig, config).max_length
+    attended = longest * batches.objective.halves
     return Plan(
         parameters=parameters,
         outside_blocks=parameters - blocks,
@@ -61,9 +64,10 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * config.steps,
         flops_per_step=tokens_per_step
-        * training_flops(parts.model_config, blocks, longest, recompute=config.gradient_checkpointing),
+        * training_flops(parts.model_config, blocks, attended, recompute=config.gradient_checkpointing,
+                         asked=batches.objective.asks),
         memory=_memory(config, model, min(config.micro_batch_size or config.batch_size, config.batch_size // devices),
-                       longest, devices),
+                       longest * batches.objective.reads, devices),
     )  # fmt: skip
 
 
@@ -100,35 +104,46 @@ def available_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def training_flops(config: LLaDAConfig, block_parameters: int, length: int, *, recompute: bool = False) -> float:
+def training_flops(
+    config: PreTrainedConfig, block_parameters: int, length: int, *, recompute: bool = False, asked: float = 0.5
+) -> float:
     """Floating-point operations of a training step per token: twice as many backward as forward.
 
-    The LM head runs on the masked half of the positions. `recompute`: the blocks run forward once more, but for
-    their last matrix, whose result the backward pass does not need.
+    The LM head runs on the share of the positions that are `asked`: the masked half of them, or all in the
+    autoregressive baseline. `recompute`: the blocks run forward once more, but for their last matrix, whose result the
+    backward pass does not need.
     """
-    blocks = 2 * block_parameters + 4 * length * config.d_model * config.n_layers
-    head = 2 * config.d_model * config.embedding_size / 2
-    again = blocks - 2 * config.d_model * config.mlp_hidden_size * config.n_layers if recompute else 0
+    blocks = 2 * block_parameters + 4 * length * config.hidden_size * config.num_hidden_layers
+    head = 2 * config.hidden_size * _vocabulary(config) * asked
+    again = blocks - 2 * config.hidden_size * config.intermediate_size * config.num_hidden_layers if recompute else 0
     return 3 * (blocks + head) + again
 
 
-def activation_bytes(config: LLaDAConfig, tokens: int, *, half: bool = False, recompute: bool = False) -> int:
+def activation_bytes(config: PreTrainedConfig, tokens: int, *, half: bool = False, recompute: bool = False) -> int:
     """Bytes that autograd keeps of the blocks for a backward pass over so many tokens, without padding.
 
     `half`: matrices in bfloat16 under autocast, beside their float32 masters; `recompute`: gradient checkpointing, so
     one block at a time and the inputs of all.
     """
-    d, f, heads = config.d_model, config.mlp_hidden_size, config.n_heads
-    kv = config.n_kv_heads * config.head_dim
+    d, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    kv = config.num_key_value_heads * d // heads
     wide, narrow = (4 * d + heads + 2, 7 * d + 2 * kv + 4 * f) if half else (8 * d + 2 * kv + 4 * f + heads + 2, 0)
     block = 4 * wide + 2 * narrow
-    return tokens * (block + 4 * d * (config.n_layers - 1) if recompute else block * config.n_layers)
+    return tokens * (block + 4 * d * (config.num_hidden_layers - 1) if recompute else block * config.num_hidden_layers)
 
 
-def _memory(config: TrainConfig, model: LLaDAForMaskedLM, rows: int, length: int, devices: int) -> dict[str, int]:
+def _blocks(model: PreTrainedModel) -> nn.ModuleList:
+    return cast(Any, model.base_model).layers
+
+
+def _vocabulary(config: PreTrainedConfig) -> int:
+    return config.embedding_size if isinstance(config, LLaDAConfig) else config.vocab_size
+
+
+def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int, devices: int) -> dict[str, int]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    block = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
-    outside = parameters - block * len(model.model.layers)
+    block = sum(parameter.numel() for parameter in _blocks(model)[0].parameters())
+    outside = parameters - block * len(_blocks(model))
     optimizers = OPTIMIZERS[config.optim.optimizer](model)
     moments = sum(
         parameter.numel() * (1 if isinstance(optimizer, Muon) else 2)
@@ -148,7 +163,7 @@ def _memory(config: TrainConfig, model: LLaDAForMaskedLM, rows: int, length: int
         "gathered weights": 2 * 4 * (block + outside) if shares > 1 else 0,  # used and fetched ahead
         "half-precision copies": 2 * (parameters if shares == 1 else block + outside) if half else 0,
         "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute),
-        # logits and their gradient; every position may be masked
-        "logits": tokens * model.config.embedding_size * (10 if half else 8),
+        # logits and their gradient; every position may be asked
+        "logits": tokens * _vocabulary(model.config) * (10 if half else 8),
     }
     return {name: size for name, size in memory.items() if size}

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 
 from llada.config import ConfigError
 from llada.train.agreement import on_main
-from llada.train.batches import Noise, Rows
+from llada.train.batches import Rows
 from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.checkpoints import checkpoint_path
 from llada.train.config import TrainConfig
@@ -75,8 +75,8 @@ def _rehearsal(run: Run, folder: Path, disk: Path) -> list[str]:
     if run.parts.heldout is not None:
         few = range(min(len(run.parts.heldout), 2 * run.accelerator.num_processes))
         rows = cast(Rows, Subset(cast(Dataset, run.parts.heldout), few))
-        noise = Noise(batches.noise.mask_token_id, batches.noise.pad_token_id)
-        bound = evaluate(run.trained.model, rows, noise, batch_size=1, accelerator=run.accelerator)
+        noise, objective = run.parts.measure
+        bound = evaluate(run.trained.model, rows, noise, objective=objective, batch_size=1, accelerator=run.accelerator)
         lines.append(f"held-out bound of {len(few)} rows: {bound.value:.3f} nats per token")
     return [*lines, f"whole run: about {duration(seconds * config.steps)} for {config.steps} steps, evaluation aside"]
 

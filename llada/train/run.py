@@ -9,11 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.config import ConfigError
 from llada.train.agreement import on_main, together
-from llada.train.batches import Noise
 from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.config import OptimConfig, TrainConfig
 from llada.train.guards import spike
@@ -58,6 +57,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 def _steps(run: Run, output: Output, position: Position, journal: Journal | None, stop: Stop) -> None:
     config, accelerator, trained, tokenizer = run.parts.config, run.accelerator, run.trained, run.parts.tokenizer
     losses = [record["loss"] for record in read_log(output.folder) if record["loss"] is not None]
+    parameters = inner_parameters(trained.model)
     _start_trackers(run)
     logs = steps_of(run, position)
     before = time.monotonic()
@@ -65,11 +65,16 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
         position = position._replace(
             step=log.step,
             tokens=position.tokens + log.tokens,
+            read=position.read + log.read,
             seconds=position.seconds + time.monotonic() - before,
             skipped=position.skipped + (log.non_finite is not None),
         )
         last = log.step == config.steps
-        record = log._asdict() | {"tokens_per_second": position.tokens / position.seconds, "elapsed": position.seconds}
+        record = log._asdict() | {
+            "tokens_per_second": position.tokens / position.seconds,
+            "elapsed": position.seconds,
+            "flops": 6 * parameters * position.read,  # 6ND, as in LLaDA's comparison at equal compute
+        }
         if log.non_finite is None:
             del record["non_finite"]
             _update_average(trained, config.ema, log.step)
@@ -117,6 +122,13 @@ def steps_of(run: Run, position: Position) -> Iterator[StepLog]:
     )
 
 
+def inner_parameters(model: PreTrainedModel) -> int:
+    """The number of parameters without embedding and LM head: N of the scaling laws (arXiv:2502.09992, table 5)."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    outside = {parameter for end in ends if end is not None for parameter in end.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if parameter not in outside)
+
+
 def learning_rate(optim: OptimConfig, steps: int) -> Callable[[int], float]:
     """The schedule of the configuration: step (from 0) → rate."""
     shared = {"peak": optim.learning_rate, "steps": steps, "warmup": optim.warmup, "final": optim.final}
@@ -127,7 +139,7 @@ def learning_rate(optim: OptimConfig, steps: int) -> Callable[[int], float]:
 
 def _bounds(run: Run) -> dict[str, Any]:
     """The held-out bound of the model, and of its average where there is one."""
-    config, noise = run.parts.config, run.parts.batches.noise
+    config, (noise, objective) = run.parts.config, run.parts.measure
     if run.parts.heldout is None:
         return {}
     record = {}
@@ -137,13 +149,17 @@ def _bounds(run: Run) -> dict[str, Any]:
         bound = evaluate(
             model,
             run.parts.heldout,
-            Noise(noise.mask_token_id, noise.pad_token_id),
+            noise,
+            objective=objective,
             batch_size=config.micro_batch_size or 32,
             draws=config.evaluate_draws,
             accelerator=run.accelerator,
         )
         record |= {f"{prefix}bound": bound.value, f"{prefix}bound_stderr": bound.stderr}
         record["bound_samples"] = bound.samples
+        if bound.curve is not None:
+            record["mask_ratios"] = bound.curve.mask_ratios
+            record[f"{prefix}loss_at_mask_ratios"] = bound.curve.losses
     return record
 
 

@@ -37,8 +37,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.durable import partial_folder, partial_path, publish_folder, write_durably
+from llada.model.baseline import build_model, load_autoregressive, read_autoregressive
 from llada.model.checkpoint import load_pretrained, read_description
-from llada.model.modeling import LLaDAForMaskedLM
+from llada.model.configuration import LLaDAConfig
 from llada.train.agreement import on_main, together
 from llada.train.batches import Rows
 from llada.train.checkpoints import CheckpointError, begin, checkpoint_path, commit
@@ -49,6 +50,7 @@ class Position(NamedTuple):
 
     step: int = 0  # updates done
     tokens: int = 0  # that counted in the loss so far
+    read: int = 0  # tokens that the network has read so far
     seconds: float = 0.0  # of training so far
     skipped: int = 0  # steps left out because loss or gradient was not finite
     log_bytes: int = 0  # length of log.jsonl up to this step
@@ -58,9 +60,9 @@ class Position(NamedTuple):
 class Trained(NamedTuple):
     """What changes while training runs."""
 
-    model: LLaDAForMaskedLM  # not wrapped; its parameters may be sharded
+    model: PreTrainedModel  # not wrapped; its parameters may be sharded
     optimizers: Sequence[Optimizer]
-    average: LLaDAForMaskedLM | None = None  # exponential moving average of the weights
+    average: PreTrainedModel | None = None  # exponential moving average of the weights
 
 
 def fingerprint(rows: Rows) -> str:
@@ -136,7 +138,7 @@ def restore(checkpoint: Path, trained: Trained, data: str) -> Position:
 
 
 def save_model(
-    model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
 ) -> None:
     """Write weights, configuration and tokenizer in the official layout, whole or not at all; replaces `folder`."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -146,7 +148,8 @@ def save_model(
         whole = model
         if gathered is not None:
             with torch.device("meta"):
-                whole = LLaDAForMaskedLM(model.config)
+                whole = build_model(model.config)
+            whole.generation_config = model.generation_config
             whole.load_state_dict(gathered, assign=True)
             whole.tie_weights()
         filled = partial_folder(folder)
@@ -199,9 +202,15 @@ def _shard_errors() -> Iterator[None]:
         raise CheckpointError("; ".join(f"process {rank}: {e}" for rank, (e, _) in error.failures.items())) from error
 
 
-def _check_model(checkpoint: Path, model: LLaDAForMaskedLM) -> None:
+def _masks(model: PreTrainedModel) -> bool:
+    """Whether it is a LLaDA; else it is the autoregressive baseline."""
+    return isinstance(model.config, LLaDAConfig)
+
+
+def _check_model(checkpoint: Path, model: PreTrainedModel) -> None:
     """Raise CheckpointError where the checkpoint's model is described otherwise than the run's."""
-    saved, ours = (config.to_dict() for config in (read_description(checkpoint / "model")[0], model.config))
+    read = read_description if _masks(model) else read_autoregressive
+    saved, ours = (config.to_dict() for config in (read(checkpoint / "model")[0], model.config))
     unimportant = {"transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
     changed = [name for name in sorted(saved.keys() | ours.keys()) if saved.get(name) != ours.get(name)]
     if told := [f"{n} was {saved.get(n)!r}, is {ours.get(n)!r}" for n in changed if n not in unimportant]:
@@ -209,7 +218,7 @@ def _check_model(checkpoint: Path, model: LLaDAForMaskedLM) -> None:
 
 
 def _copy_model(folder: Path, model: PreTrainedModel) -> None:
-    source = load_pretrained(folder)[0].state_dict()
+    source = (load_pretrained if _masks(model) else load_autoregressive)(folder)[0].state_dict()
     with torch.no_grad():
         for name, target in model.state_dict().items():
             if source[name].dtype != target.dtype:

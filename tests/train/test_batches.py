@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llada.train.batches import Batches, Noise, Place, collate
+from llada.train.batches import Batch, Batches, Place, collate
+from llada.train.objectives import Noise
 
 MASK, PAD = 0, 1
 
@@ -37,6 +38,18 @@ class Conversations:
         return self.rows[index]
 
 
+def masked_of(batch: Batch) -> torch.Tensor:
+    """Where the batch has masks, (B, L)."""
+    return batch.call.inputs["input_ids"] == MASK
+
+
+def clean_of(batch: Batch) -> torch.Tensor:
+    """The clean rows, (B, L)."""
+    clean = batch.call.inputs["input_ids"].clone()
+    clean[masked_of(batch)] = batch.call.targets
+    return clean
+
+
 def rows_of(batches: Batches, processes: int, start: int, stop: int) -> list[dict]:
     """Every sample of the steps in order, with its noise, from all processes together."""
     streams = [list(batches.micro_batches(rank, processes, start, stop)) for rank in range(processes)]
@@ -44,14 +57,15 @@ def rows_of(batches: Batches, processes: int, start: int, stop: int) -> list[dic
     for step in range(stop - start):
         for stream in streams:
             for b in stream[step]:
+                visible = b.call.inputs["attention_mask"]
                 for i, place in enumerate(b.places):
-                    real = slice(0, None if b.attention_mask is None else int(b.attention_mask[i].sum()))
+                    real = slice(0, None if visible is None else int(visible[i].sum()))
                     rows.append(
                         {
                             "place": place,
-                            "x0": b.x0[i, real].tolist(),
-                            "xt": b.noised.xt[i, real].tolist(),
-                            "t": float(b.noised.t[i]),
+                            "x0": clean_of(b)[i, real].tolist(),
+                            "xt": b.call.inputs["input_ids"][i, real].tolist(),
+                            "t": float(1 / b.call.weights[i]),
                             "length": int(b.lengths[i]),
                         }
                     )
@@ -85,9 +99,9 @@ def test_epoch_visits_every_sample_once_and_the_next_in_another_order():
 def test_fine_tuning_pads_to_the_longest_row_of_the_step_and_learns_the_padding():
     data = Conversations()
     for (batch,) in Batches(data, 8, Noise(MASK, PAD)).micro_batches(0, 1, 0, 3):
-        sizes = [int((row != PAD).sum()) for row in batch.x0]
-        assert batch.x0.shape[1] == max(sizes)
-        assert batch.attention_mask is None
+        sizes = [int((row != PAD).sum()) for row in clean_of(batch)]
+        assert batch.call.inputs["input_ids"].shape[1] == max(sizes)
+        assert batch.call.inputs["attention_mask"] is None
         responses = [n - n // 2 for n in sizes]
         assert batch.lengths.tolist() == [r + max(sizes) - n for r, n in zip(responses, sizes, strict=True)]
 
@@ -96,27 +110,29 @@ def test_prompt_is_never_masked():
     data = Conversations()
     for place in range(24):
         b = collate([(Place(0, place, 14), data[place])], Noise(MASK, PAD), 1)
-        assert not b.noised.masked[0, : len(data[place]["x0"]) // 2].any()
+        assert not masked_of(b)[0, : len(data[place]["x0"]) // 2].any()
 
 
 def test_random_length_hides_its_padding_from_the_model_and_from_the_loss():
     b = collate([(Place(0, i, None), Tokens()[i]) for i in range(8)], Noise(MASK, PAD, random_length=1.0), 8)
-    assert torch.equal(b.attention_mask.sum(dim=1), b.lengths)
-    assert not (b.noised.masked & (b.attention_mask == 0)).any()
+    visible = b.call.inputs["attention_mask"]
+    assert torch.equal(visible.sum(dim=1), b.lengths)
+    assert torch.equal(b.read, b.lengths)
+    assert not (masked_of(b) & (visible == 0)).any()
     assert b.lengths.min() < 10
 
 
 def test_exact_count_masks_between_one_and_all_tokens():
     b = collate([(Place(0, i, None), Tokens()[i % 24]) for i in range(200)], Noise(MASK, PAD), 200)
-    counts = b.noised.masked.sum(dim=1)
+    counts = masked_of(b).sum(dim=1)
     assert counts.bincount(minlength=11)[1:].min() == counts.bincount(minlength=11)[1:].max() == 20
-    assert torch.equal(b.noised.t, counts.double() / 10)
-    assert torch.equal(b.masked_at, b.noised.masked.flatten().nonzero()[:, 0])
+    assert torch.equal(b.call.weights[:, 0], 1 / (counts.double() / 10))
+    assert torch.equal(b.call.inputs["logits_at"], masked_of(b).flatten().nonzero()[:, 0])
 
 
 def test_floor_of_t_applies_to_independent_masks():
     b = collate([(Place(0, i, None), Tokens()[i]) for i in range(8)], Noise(MASK, PAD, masking="bernoulli", eps=0.9), 8)
-    assert (b.noised.t >= 0.9).all()
+    assert (b.call.weights <= 1 / 0.9).all()
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from test_batches import MASK, PAD, Tokens
 from test_loop import tiny
 from test_resume import training
 
-from llada.train.batches import Batches, Noise
+from llada.train.batches import Batches
 from llada.train.guards import spike
 from llada.train.journal import Journal, read_log
 from llada.train.loop import fit
+from llada.train.objectives import Noise
 from llada.train.optim import adamw
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.train.batches import Batches, Noise
+from llada.train.batches import Batches
 from llada.train.loop import evaluate, fit
+from llada.train.objectives import Noise
 from llada.train.optim import adamw
 
 
@@ -100,8 +101,8 @@ def test_non_finite_loss_stops_before_the_update_and_names_the_samples(poison):
 class Oracle(nn.Module):
     """The test bed's perfect model with the interface of ours; its mask id is the bed's."""
 
-    def forward(self, xt, attention_mask=None, logits_at=None):
-        logits = BED.oracle(xt)[..., : BED.vocab]
+    def forward(self, input_ids, attention_mask=None, logits_at=None):
+        logits = BED.oracle(input_ids)[..., : BED.vocab]
         from types import SimpleNamespace
 
         return SimpleNamespace(logits=logits.flatten(0, 1)[logits_at])

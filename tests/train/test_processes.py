@@ -20,10 +20,10 @@ from test_loop import gradient
 from test_resume import result, training
 
 from llada.config import ConfigError
-from llada.train.batches import Noise
 from llada.train.checkpoints import CheckpointError, list_checkpoints
 from llada.train.config import PretrainConfig
 from llada.train.journal import read_log
+from llada.train.objectives import Noise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
