@@ -7,6 +7,7 @@ Shapes: B batch, L length, D d_model, H heads, K key-value heads, E head size, V
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from llada.model.cache import KeyValues, Span
 from llada.model.configuration import LLaDAConfig
+from llada.model.head import linear_cross_entropy
 from llada.model.weights import check_loading_report, check_weight_files, register_weight_names
 from llada.sampling.transformers_style import DiffusionGenerationMixin
 
@@ -310,10 +312,18 @@ class LLaDAModel(LLaDAPreTrainedModel):
         )
 
 
+@dataclass
+class Prediction(MaskedLMOutput):
+    """What the mask predictor says: logits, or how far off they are from targets."""
+
+    target_losses: Tensor | None = None  # (N,) cross-entropy of each target in nats, without a gradient
+
+
 class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
     """LLaDA: at every position, a distribution over the token that stands there in the clean sequence."""
 
     selects_logits = True  # the samplers give it `logits_at`
+    takes_targets = True  # training gives it `targets`
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LLaDAConfig):
@@ -330,13 +340,17 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         logits_at: Tensor | None = None,
+        targets: Tensor | None = None,
+        target_weights: Tensor | None = None,
         **kwargs: Any,
-    ) -> MaskedLMOutput:
+    ) -> Prediction:
         """Logits (B, L, V), unshifted; V is `vocab_size`, so that padding rows of the embedding are never predicted.
 
         Args:
             logits_at: int64 (N,), positions in the flattened batch (`row * L + position`); the LM head then runs only
                 there and logits are (N, V). This is what makes a large vocabulary affordable.
+            targets: int64 (N,), what stands at these positions; then there is `loss` instead of logits, the sum of
+                cross-entropies weighted by `target_weights` (N,), in far less memory (`llada.model.head`).
 
         The other arguments are those of `LLaDAModel`.
         """
@@ -344,10 +358,16 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         hidden_states = outputs.last_hidden_state
         if logits_at is not None:
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
+        given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
+        V = self.config.vocab_size
+        if targets is not None and target_weights is not None:
+            weight = self.lm_head.weight if self.config.embedding_size == V else self.lm_head.weight[:V]
+            total, losses = linear_cross_entropy(hidden_states.flatten(0, -2), weight, targets, target_weights)
+            return Prediction(loss=total, target_losses=losses, **given)
+        if targets is not None or target_weights is not None:
+            raise ValueError("targets and target_weights (N,) go together; give both, or neither for logits")
         logits = self.lm_head(hidden_states)
-        if self.config.embedding_size > self.config.vocab_size:
-            logits = logits[..., : self.config.vocab_size]
-        return MaskedLMOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        return Prediction(logits=logits[..., :V] if self.config.embedding_size > V else logits, **given)
 
     def key_values(self, batch: int, length: int) -> KeyValues:
         """An empty cache of `batch` sequences of that length."""

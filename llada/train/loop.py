@@ -8,7 +8,7 @@ row by its response length (LLaDA, arXiv:2502.09992, eq. 3 and 5).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,14 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llada.train.batches import Batch, Batches, Place, Rows, collate
-from llada.train.objectives import ELBO, OBJECTIVES, Call, Noise, Objective, group_sums, weighted
+from llada.train.objectives import ELBO, OBJECTIVES, Call, Noise, Objective, cross_entropy, group_sums, weighted
+
+
+@runtime_checkable
+class TakesTargets(Protocol):
+    """A model that computes the loss of its targets itself, in less memory than their logits take."""
+
+    takes_targets: bool  # says so
 
 
 class StepLog(NamedTuple):
@@ -92,7 +99,7 @@ def fit(
     for step, micro_batches in enumerate(stream, start):
         if step == start > 0 and isinstance(wrapped, DistributedDataParallel):
             # DDP sorts its buckets, and so the order of its sums, by its first backward pass: have that behind us
-            _row_losses(wrapped, micro_batches[0], per, accelerator.device).sum().backward()
+            _losses(wrapped, micro_batches[0], per, accelerator.device)[0].backward()
             wrapped.zero_grad()
         rate = learning_rate(step)
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
@@ -104,12 +111,13 @@ def fit(
             # gradients travel between processes with the last one only; when sharded each time, so that none is whole
             waits = i + 1 < len(micro_batches) and not isinstance(wrapped, FSDPModule)
             with accelerator.no_sync(wrapped) if waits else nullcontext(), accelerator.autocast():
-                losses.append(_row_losses(wrapped, batch, per, accelerator.device))
+                total, rows = _losses(wrapped, batch, per, accelerator.device)
                 # DDP and FSDP average gradients over processes
-                accelerator.backward(losses[-1].sum() / totals[0] * accelerator.num_processes)
+                accelerator.backward(total / totals[0] * accelerator.num_processes)
+            losses.append(rows)
         grad_norm = accelerator.clip_grad_norm_(wrapped.parameters(), max_grad_norm)
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else torch.as_tensor(grad_norm)
-        loss = _summed(accelerator, torch.stack([each.detach().sum() for each in losses]).sum() / totals[0])
+        loss = _summed(accelerator, torch.cat(losses).sum() / totals[0])
         measured = torch.stack((loss, grad_norm.to(loss.device), *totals[1:])).tolist()  # sync, once per step
         culprits = None
         if all(map(math.isfinite, measured)):
@@ -177,7 +185,8 @@ def evaluate(
                 batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows), objective)
                 call = _to(batch.call, device)
                 with accelerator.autocast():
-                    groups = group_sums(model(**call.inputs).logits, call)  # (B, K)
+                    _, losses = _target_losses(model, call, torch.ones(len(chunk), device=device))
+                groups = group_sums(losses, call)  # (B, K)
                 if number < len(chunks):
                     sums[chunk.start : chunk.stop] += weighted(groups, call).to(wide)
                     by_ratio += _by_ratio(groups, call).to(wide)
@@ -209,11 +218,24 @@ def _summed(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     return cast(Tensor, accelerator.reduce(tensor, reduction="sum"))
 
 
-def _row_losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> Tensor:
-    """What each row adds to the sum that the step's denominator divides, (B,)."""
+def _losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The sum that the step's denominator divides, and what each row adds to it, (B,), without a gradient."""
     call = _to(batch.call, device)
-    losses = weighted(group_sums(model(**call.inputs).logits, call), call)  # nats
-    return losses if per == "token" else losses / batch.lengths.to(device)
+    of_rows = torch.ones_like(call.weights[:, 0]) if per == "token" else 1 / batch.lengths.to(call.weights)
+    total, losses = _target_losses(model, call, of_rows)
+    rows = weighted(group_sums(losses.detach(), call), call)  # nats
+    return total, rows * of_rows.to(rows)
+
+
+def _target_losses(model: nn.Module, call: Call, of_rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the rows' losses with weights (B,), and the cross-entropy of each target (N,)."""
+    weights = call.target_weights(of_rows)
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    if isinstance(network, TakesTargets):
+        out = model(**call.inputs, targets=call.targets, target_weights=weights)
+        return out.loss, out.target_losses
+    losses = cross_entropy(model(**call.inputs).logits, call)
+    return (losses * weights.to(losses.dtype)).sum(), losses
 
 
 def _denominator(batch: Batch, per: str) -> float:

@@ -57,6 +57,10 @@ class Call(NamedTuple):
     group: Tensor  # (N,) which of the B * K groups, row by row, the cross-entropy is added to
     weights: Tensor  # (B, K) of the groups; the loss of a row is the sum of its weighted groups
 
+    def target_weights(self, of_rows: Tensor) -> Tensor:
+        """What each target's cross-entropy counts, (N,), in a sum of the rows' losses with weights (B,)."""
+        return (self.weights * of_rows[:, None]).flatten()[self.group]
+
 
 class Objective(NamedTuple):
     """A way to train."""
@@ -70,11 +74,15 @@ class Objective(NamedTuple):
     asks: float = 0.5  # share of what it reads that logits are needed for
 
 
-def group_sums(logits: Tensor, call: Call) -> Tensor:
-    """The cross-entropy of every group, (B, K), in nats, float32 or wider. Logits are (N, V) or flatten to that."""
+def cross_entropy(logits: Tensor, call: Call) -> Tensor:
+    """Of every target, (N,), in nats, float32 or wider. Logits are (N, V) or flatten to that."""
     logits = logits.flatten(0, -2)
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    losses = F.cross_entropy(wide, call.targets, ignore_index=IGNORED, reduction="none")  # (N,)
+    return F.cross_entropy(wide, call.targets, ignore_index=IGNORED, reduction="none")
+
+
+def group_sums(losses: Tensor, call: Call) -> Tensor:
+    """The cross-entropy of every group, (B, K), from that of every target (N,)."""
     return losses.new_zeros(call.weights.numel()).index_add(0, call.group, losses).view(call.weights.shape)
 
 

@@ -26,7 +26,7 @@ from llada.train.batches import Batches, Place, collate
 from llada.train.config import PretrainConfig, SFTConfig
 from llada.train.journal import read_log
 from llada.train.loop import evaluate, fit
-from llada.train.objectives import OBJECTIVES, Noise, group_sums, weighted
+from llada.train.objectives import OBJECTIVES, Noise, cross_entropy, group_sums, weighted
 from llada.train.optim import adamw, muon
 from llada.train.run import inner_parameters, train
 
@@ -141,7 +141,9 @@ def test_loss_is_the_negative_log_likelihood_of_the_whole_row():
     noise = Noise(BED.mask, BED.mask, bos_token_id=BED.mask)
     rows = AllSequences()
     batch = collate([(Place(0, i, None), rows[i]) for i in range(27)], noise, 27, AR)
-    losses = weighted(group_sums(Causal()(**batch.call.inputs).logits, batch.call), batch.call)
+    losses = weighted(
+        group_sums(cross_entropy(Causal()(**batch.call.inputs).logits, batch.call), batch.call), batch.call
+    )
     assert torch.allclose(losses, -BED.p.log(), rtol=0, atol=1e-12)
     measured = evaluate(Causal(), rows, noise, objective=AR)
     assert measured.value == pytest.approx(float(-BED.p.log().mean()) / 3, abs=1e-9)
@@ -162,7 +164,7 @@ def test_training_loss_is_that_of_the_tokens_that_count(data, random_length):
     noise = Noise(MASK, PAD, random_length=random_length, bos_token_id=BOS, eos_padding=False)
     model = new_autoregressive(tiny().config).double().eval()
     (batch,) = next(Batches(data, 8, noise, objective=AR).micro_batches(0, 1, 0, 1))
-    losses = weighted(group_sums(model(**batch.call.inputs).logits, batch.call), batch.call)
+    losses = weighted(group_sums(cross_entropy(model(**batch.call.inputs).logits, batch.call), batch.call), batch.call)
     order = [Batches(data, 8, noise).row(place) for place in batch.places]
     for loss, index, length in zip(losses, order, batch.lengths, strict=True):
         row = data[index]

@@ -28,6 +28,7 @@ from llada.train.objectives import (
     Noise,
     Padded,
     block_diffusion_attention,
+    cross_entropy,
     group_sums,
     weighted,
 )
@@ -76,7 +77,7 @@ def losses(name: str, predictor: str = "oracle", x: Tensor = STAR, bed: Bed = BE
     """The loss of a row for every mask, each equally likely."""
     noise = bed_noise(bed, **noise)
     call = OBJECTIVES[name].ask(everything(x, grid), noise)
-    return weighted(group_sums(predicted(bed, predictor, call, noise), call), call)
+    return weighted(group_sums(cross_entropy(predicted(bed, predictor, call, noise), call), call), call)
 
 
 # Values
@@ -119,7 +120,7 @@ def test_a6_uniform_weights_with_independent_masks():
     whole = torch.ones_like(x0, dtype=torch.bool)
     noise = bed_noise(masking="bernoulli", eps=1e-9)
     call = OBJECTIVES["uniform"].ask(Padded(x0, whole, whole, t, corners.repeat(2000, 1)), noise)
-    each = weighted(group_sums(predicted(BED, "bad", call, noise), call), call)
+    each = weighted(group_sums(cross_entropy(predicted(BED, "bad", call, noise), call), call), call)
     masked = 3 - corners.sum(dim=1).repeat(2000)
     probability = t**masked * (1 - t) ** (3 - masked) / 2000
     assert float((each * probability).sum()) == pytest.approx(2.150485, abs=1e-5)
@@ -131,7 +132,7 @@ def test_a6_cart_weights_every_mask_by_its_neighbours():
     padded = Padded(x0, whole, whole, torch.tensor([0.74]), torch.tensor([[0.9, 0.1, 0.2, 0.3]]))
     call = OBJECTIVES["cart"].ask(padded, Noise(9, 9))
     logits = torch.randn(3, 5, dtype=torch.float64)
-    loss = weighted(group_sums(logits, call), call)
+    loss = weighted(group_sums(cross_entropy(logits, call), call), call)
     surprise = -logits.log_softmax(dim=-1)[torch.arange(3), x0[0, 1:]]
     assert loss.item() == pytest.approx(float((torch.tensor([0.15, 0.105, 0.0735]) * surprise).sum()), abs=1e-7)
 
@@ -153,7 +154,9 @@ def test_the_true_conditionals_are_where_every_gradient_vanishes(name):
     for x, p in zip(BED.sequences, BED.p, strict=True):
         call = OBJECTIVES[name].ask(everything(x, 12), noise)
         logits = predicted(BED, "oracle", call, noise).requires_grad_()
-        (gradient,) = torch.autograd.grad(weighted(group_sums(logits, call), call).mean() * p, logits)
+        (gradient,) = torch.autograd.grad(
+            weighted(group_sums(cross_entropy(logits, call), call), call).mean() * p, logits
+        )
         if "position_ids" in call.inputs:
             L = 3
             at = call.inputs["logits_at"]
@@ -256,8 +259,8 @@ def test_padding_of_a_shorter_row_changes_nothing_about_it(block_model):
     noise = Noise(MASK, PAD, block_length=4)
     objective = OBJECTIVES["block_diffusion"]
     together = collate([(Place(0, i, None), row) for i, row in enumerate(rows)], noise, 2, objective).call
-    loss = weighted(group_sums(block_model(**together.inputs).logits, together), together)
-    sums = group_sums(block_model(**together.inputs).logits, together)[0, :2]
+    loss = weighted(group_sums(cross_entropy(block_model(**together.inputs).logits, together), together), together)
+    sums = group_sums(cross_entropy(block_model(**together.inputs).logits, together), together)[0, :2]
     xt, masked = together.inputs["input_ids"][:1, :6], together.inputs["input_ids"][0, :6] == MASK
     x0 = torch.tensor(rows[0]["x0"])
     for block, (start, stop) in enumerate([(0, 4), (4, 6)]):

@@ -1,0 +1,84 @@
+"""Cross-entropy behind the LM head without its logits, which for a large vocabulary are most of a step's memory.
+
+The loss is a weighted sum over positions, and the weights are known before. So a few positions at a time are projected,
+compared with their targets and turned into their share of both gradients at once; their logits are then forgotten, and
+nothing is computed twice.
+
+Shapes: N positions, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK = 2**24  # logits that exist at once: 64 MiB in float32, more is not faster
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    """`sum_i weights_i CE_i` as a scalar, and the cross-entropy CE of each position, (N,), which has no gradient.
+
+    Both in nats and float32 or wider; products are in autocast's precision where that is on.
+
+    Args:
+        hidden: (N, D).
+        weight: (V, D), of the projection.
+        targets: int64 (N,), `ignore_index` where CE is 0.
+        weights: (N,), without a gradient.
+    """
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):
+        low = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(low), weight.to(low)
+    asked = targets != ignore_index
+    targets, weights = targets.where(asked, 0), weights.where(asked, 0)
+    total, losses = _LinearCrossEntropy.apply(hidden, weight, targets, weights, torch.is_grad_enabled())
+    return total, losses.where(asked, 0)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, gradients: bool
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        weights = weights.to(wide)
+        d_hidden = torch.empty_like(hidden) if gradients and ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight, dtype=wide) if gradients and ctx.needs_input_grad[1] else None
+        size = max(1, _CHUNK // len(weight))
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), size):
+                chunk = slice(start, start + size)
+                logits = (hidden[chunk] @ weight.T).to(wide)  # (n, V)
+                normaliser = logits.logsumexp(dim=-1, keepdim=True)
+                target = targets[chunk, None]
+                losses[chunk] = (normaliser - logits.gather(-1, target))[:, 0]
+                if d_hidden is None and d_weight is None:
+                    continue
+                # softmax less one-hot, weighted, in the memory of the logits
+                slope = logits.sub_(normaliser).exp_().mul_(weights[chunk, None])
+                slope = slope.scatter_add_(-1, target, -weights[chunk, None]).to(hidden.dtype)
+                if d_hidden is not None:
+                    torch.mm(slope, weight, out=d_hidden[chunk])
+                if d_weight is not None:
+                    if d_weight.dtype == slope.dtype:
+                        d_weight.addmm_(slope.T, hidden[chunk])
+                    else:
+                        d_weight += slope.T @ hidden[chunk]
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights).sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        d_hidden, d_weight = ctx.saved_tensors
+        d_total = gradients[0]
+        scaled = (None if d is None else (d * d_total).to(d.dtype) for d in (d_hidden, d_weight))
+        return (*scaled, None, None, None)
