@@ -9,14 +9,12 @@ of a text are not counted as generated.
 """
 
 import argparse
-import ctypes
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import memory
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -92,7 +90,7 @@ def autoregressive(model: Any, prompt: Tensor, new: int, temperature: float) -> 
 def measure(run: Callable[[], tuple[Tensor, int, int]], device: str, repeats: int) -> Measured:
     """The fastest of some runs after one to warm up, and the peak of memory."""
     run()
-    base = _start_of_memory(device)
+    base = memory.start(device)
     seconds = []
     result = None
     for _ in range(repeats):
@@ -103,31 +101,7 @@ def measure(run: Callable[[], tuple[Tensor, int, int]], device: str, repeats: in
         seconds.append(time.perf_counter() - begun)
     assert result is not None  # repeats >= 1
     tokens, passes, queries = result
-    return Measured(tokens.cpu(), min(seconds), _peak_of_memory(device, base), passes, queries)
-
-
-def _start_of_memory(device: str) -> float:
-    """MiB in use now; the peak is counted from here."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    if sys.platform != "linux":
-        return 0.0
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier rows have freed is given back, and counts again when it is used
-    Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
-
-
-def _peak_of_memory(device: str, base: float) -> float | None:
-    """MiB above `base` at most since then."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20 - base
-    return _resident("VmHWM") - base if sys.platform == "linux" else None
-
-
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+    return Measured(tokens.cpu(), min(seconds), memory.peak(device, base), passes, queries)
 
 
 def build(vocabulary: int, device: str) -> tuple[Any, Any]:

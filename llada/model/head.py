@@ -69,7 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         d_weight.addmm_(slope.T, hidden[chunk])
                     else:
                         d_weight += slope.T @ hidden[chunk]
-        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.gradients = (d_hidden, d_weight)  # not saved as tensors, so that they can be scaled in place
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses
 
@@ -78,7 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight = ctx.saved_tensors
-        d_total = gradients[0]
-        scaled = (None if d is None else (d * d_total).to(d.dtype) for d in (d_hidden, d_weight))
+        if ctx.gradients is None:
+            raise RuntimeError("this loss has had its backward pass; compute it again instead of retaining the graph")
+        scaled, ctx.gradients = [None if d is None else d.mul_(gradients[0]) for d in ctx.gradients], None
         return (*scaled, None, None, None)

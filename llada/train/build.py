@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -132,6 +132,9 @@ def place(parts: Parts, accelerator: Accelerator) -> Run:
         average = None if average is None else shard(average, accelerator)
     elif average is not None:
         average.to(accelerator.device)
+    if config.compile:  # block by block: all have the same code, so it is compiled once
+        for block in cast(Any, model.base_model).layers:
+            block.compile()
     optim = config.optim
     build = OPTIMIZERS[optim.optimizer]
     raw: list[Optimizer] = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))

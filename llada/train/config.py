@@ -60,6 +60,7 @@ class TrainConfig(Schema):
     mixed_precision: Literal["no", "bf16"] = "no"
     sharding: Literal["none", "full"] = "none"  # full: processes share weights, gradients and moments (FSDP2)
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
+    compile: bool = False  # the blocks by torch.compile: minutes at the start, less time for each step
     max_skips: Count = 0  # steps with a non-finite loss or gradient that may be left out before the run stops
     spike_threshold: Rate = 10.0  # robust standard deviations above the latest losses from which the log notes a spike
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of averaged weights, saved as `ema`; None: none

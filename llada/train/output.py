@@ -21,7 +21,7 @@ from llada.train.journal import read_log
 _CHANGEABLE = {
     *("data", "train", "heldout", "init", "output", "overwrite"),
     *("steps", "optim.decay", "optim.final"),
-    *("micro_batch_size", "workers", "sharding", "gradient_checkpointing", "max_skips", "spike_threshold"),
+    *("micro_batch_size", "workers", "sharding", "gradient_checkpointing", "compile", "max_skips", "spike_threshold"),
     *("checkpoint_every", "checkpoint_keep", "trackers", "evaluate_every", "evaluate_draws", "evaluate_rows"),
 }
 

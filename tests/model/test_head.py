@@ -56,6 +56,13 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for():
     assert torch.equal(losses, linear_cross_entropy(*tensors())[1])
 
 
+def test_second_backward_pass_is_refused():
+    total, _ = linear_cross_entropy(*tensors())
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="this loss has had its backward pass; compute it again"):
+        total.backward()
+
+
 def test_no_targets_are_no_loss():
     hidden, weight, targets, weights = tensors(rows=0)
     total, losses = linear_cross_entropy(hidden, weight, targets, weights)
