@@ -40,15 +40,21 @@ class TokenRows:
     """The stream of a folder of shards, cut into rows of `length` tokens; what is left at the end is dropped.
 
     Row i is {"x0": int64 (length,)}. Shards are mapped into memory when first read, in each process anew. With a
-    `tokenizer`, one that did not make these shards is refused.
+    `tokenizer`, one that did not make these shards is refused. With `documents`, {"documents": int64 (length,)} beside
+    it numbers the documents of the row from 0; the EOS that closes a document belongs to it.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], length: int, *, tokenizer: PreTrainedTokenizerFast | None = None
+        self,
+        folder: str | os.PathLike[str],
+        length: int,
+        *,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        documents: bool = False,
     ):
         if length < 1:
             raise ValueError(f"length={length}: a row has at least 1 token")
-        self.folder, self.length = Path(folder), length
+        self.folder, self.length, self.documents = Path(folder), length, documents
         self.index = read_index(folder)
         if tokenizer is not None and (given := tokenizer_hash(tokenizer)) != self.index.tokenizer_hash:
             raise ValueError(
@@ -77,7 +83,11 @@ class TokenRows:
             end = min(stop, self._ends[shard])
             pieces.append(self._map(shard)[position - start : end - start])
             position = end
-        return {"x0": np.concatenate(pieces).astype(np.int64)}  # (length,)
+        x0 = np.concatenate(pieces).astype(np.int64)  # (length,)
+        if not self.documents:
+            return {"x0": x0}
+        ends = (x0 == self.index.eos_token_id).astype(np.int64)
+        return {"x0": x0, "documents": ends.cumsum() - ends}
 
     def _map(self, shard: int) -> np.memmap:
         if shard not in self._maps:

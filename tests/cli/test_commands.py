@@ -77,6 +77,46 @@ def test_same_run_twice_gives_the_same_log(prepared, pretrain_yaml, pretrained, 
     assert timeless[0] == timeless[1]
 
 
+@pytest.fixture(scope="session")
+def second(corpus, prepared, tmp_path_factory) -> Path:
+    """Another corpus of the same tokenizer."""
+    folder = tmp_path_factory.mktemp("second") / "data"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", corpus, folder, "--tokenizer", prepared / "tokenizer", "--heldout", 0.4)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["document_mask=true", "split=0.5"])
+def test_a_mixture_goes_on_exactly(option, prepared, second, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    """With either way of hiding documents from each other; over several passes through the smaller corpus."""
+
+    def run(output, *more, weight=0.3):
+        settings = [f"data={{{prepared}: 0.7, {second}: {weight}}}", "random_length=0", option, "checkpoint_every=5"]
+        llada(monkeypatch, "pretrain", pretrain_yaml, f"output={tmp_path / output}", *settings, *more)
+        return [record["loss"] for record in read_log(tmp_path / output)]
+
+    whole = run("whole", "steps=12")
+    run("parts", "steps=7", "--resume")
+    assert run("parts", "steps=12", "--resume") == whole
+    assert run("other", "steps=12", weight=0.4) != whole
+    with pytest.raises(SystemExit):
+        run("parts", "steps=13", "--resume", weight=0.4)
+    assert "was 0.3, is 0.4. Put them back" in capsys.readouterr().err
+
+
+def test_fine_tuning_leaves_bad_rows_out_only_on_request(pretrained, tmp_path, monkeypatch, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}.", "completion": f"{i}"}) for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, '{"prompt": "x"}', '{"prompt": "x", "completion": ""}']))
+    (tmp_path / "sft.yaml").write_text("max_length: 100\nsteps: 2\nbatch_size: 4\noptim: {learning_rate: 0.01}\n")
+    command = ["sft", tmp_path / "sft.yaml", f"init={pretrained / 'model'}", f"train={tmp_path / 'rows.jsonl'}"]
+    message = refusal(monkeypatch, capsys, *command, f"output={tmp_path / 'one'}")
+    assert "2 rows cannot be used: 1 without the columns of a conversation (first: " in message
+    assert "1 empty (first: " in message
+    llada(monkeypatch, *command, f"output={tmp_path / 'two'}", "bad_rows=skip")
+    assert f"left out of {tmp_path / 'rows.jsonl'}: 2 rows cannot be used" in capsys.readouterr().err
+    assert len(read_log(tmp_path / "two")) == 2
+
+
 @pytest.mark.parametrize("launcher", ["python", "torchrun"])
 def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, pretrained, tmp_path):
     """One process through the script, and two that share each batch, log the losses of the command."""

@@ -261,3 +261,17 @@ def test_an_index_cannot_name_files_elsewhere(folder, name):
     change_index(folder, shards=[shard], tokens=7)
     with pytest.raises(ValueError, match=r"which is not a file of this folder"):
         TokenRows(folder, 4)
+
+
+def test_documents_of_a_row_are_numbered_and_end_with_their_eos(folder, tokenizer, stream):
+    for length in (1, 5, len(stream)):
+        rows, plain = TokenRows(folder, length, documents=True), TokenRows(folder, length)
+        for i in range(len(rows)):
+            assert plain[i].keys() == {"x0"}
+            assert (rows[i]["x0"] == plain[i]["x0"]).all()
+            number, expected = 0, []
+            for token in rows[i]["x0"]:
+                expected.append(number)
+                number += int(token == tokenizer.eos_token_id)
+            assert rows[i]["documents"].tolist() == expected
+    assert set(TokenRows(folder, len(stream), documents=True)[0]["documents"]) == {0, 1, 2}

@@ -5,8 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from llada.train.batches import Batches, Noise
+from llada.train.batches import Batches
 from llada.train.mixture import Mixture, quota_pattern
+from llada.train.objectives import Noise
 from llada.train.state import fingerprint
 
 MASK, PAD = 0, 1
@@ -96,14 +97,19 @@ def test_every_row_of_a_corpus_is_used_once_before_any_is_used_twice():
 def visited(batches: Batches, processes: int, start: int, stop: int) -> list[list]:
     streams = [list(batches.micro_batches(rank, processes, start, stop)) for rank in range(processes)]
     found = [b for step in range(stop - start) for s in streams for b in s[step]]
-    return [[b.x0[i].tolist(), b.noised.xt[i].tolist(), b.places[i]] for b in found for i in range(len(b.places))]
+    rows = []
+    for batch in found:
+        xt = batch.call.inputs["input_ids"]
+        x0 = xt.masked_scatter(xt == MASK, batch.call.targets)
+        rows += zip(x0.tolist(), xt.tolist(), batch.places, strict=True)
+    return [list(row) for row in rows]
 
 
 @pytest.mark.parametrize(("processes", "micro", "workers"), [(1, 1, 0), (2, None, 0), (2, 2, 2), (4, 1, 0)])
 def test_batches_of_a_mixture_do_not_depend_on_the_split_and_go_on_exactly(processes, micro, workers):
     mixed = mixture()
     reference = visited(Batches(mixed, 8, Noise(MASK, PAD, seed=3), order=mixed.order), 1, 0, 15)
-    batches = Batches(mixed, 8, Noise(MASK, PAD, seed=3), micro, workers, mixed.order)
+    batches = Batches(mixed, 8, Noise(MASK, PAD, seed=3), micro, workers, order=mixed.order)
     assert batches.per_epoch == 6  # 50 rows, in whole batches
     assert visited(batches, processes, 0, 15) == reference
     assert visited(batches, processes, 7, 15) == reference[7 * 8 :]
