@@ -21,7 +21,8 @@ from torch.utils.data import Dataset, Subset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.config import ConfigError, read_yaml
-from llada.data.chat import ChatRows, scan_conversations
+from llada.data.chat import ChatRows
+from llada.data.conversations import scan_conversations
 from llada.data.tokens import TokenRows
 from llada.model.baseline import autoregressive_config, load_autoregressive, new_autoregressive, read_autoregressive
 from llada.model.checkpoint import load_pretrained, read_description

@@ -5,7 +5,8 @@ import datasets
 import numpy as np
 import pytest
 
-from llada.data.chat import ChatRows, encode_chat, encode_prompt, read_conversations, scan_conversations
+from llada.data.chat import ChatRows, encode_chat, encode_prompt
+from llada.data.conversations import read_conversations, scan_conversations
 from llada.data.tokenizer import SPECIAL_TOKENS, encode, train_tokenizer
 
 
