@@ -413,50 +413,63 @@ def test_at_least_one_process_encodes(tokenizer):
 
 # Memory
 
-PEAK = """
-import resource, sys
-from pathlib import Path
+PREPARE = """
 from llada.data import shards
 from llada.data.corpus import text_corpus
 from llada.data.prepare import Making, prepare_corpus
-from llada.data.sources import Source
 
 shards.BATCH_CHARACTERS = 2**16
-source, output, tokenizer, streaming, separator = sys.argv[1:]
-corpus = text_corpus(Source(source, streaming=bool(streaming), separator=separator or None, longest=2**20))
+corpus = text_corpus(Source(source, separator=separator or None, longest=2**20))
 for _ in prepare_corpus(corpus, Path(output), Making(Path(tokenizer), shard_tokens=2**18)):
     pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
+"""
+
+READ = """
+from llada.data.documents import scan_documents
+
+assert sum(len(document.text) for document in scan_documents(Source(f"hf:{source}", streaming=True))) > 2**20
 """
 
 
-def peak_bytes(source: str, output: Path, making: Making, streaming: bool, separator: str) -> int:
-    arguments = [source, str(output), str(making.tokenizer), "1" if streaming else "", separator]
-    environment = os.environ | {"HF_DATASETS_CACHE": str(output) + "-cache", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, env=environment)
+def peak_bytes(action: str, *arguments: object) -> int:
+    """The most memory that a process of its own takes for the action."""
+    start = "import resource, sys\nfrom pathlib import Path\nfrom llada.data.sources import Source\n"
+    start += "source, output, tokenizer, separator = sys.argv[1:]\n"
+    end = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB
+    command = [sys.executable, "-c", start + action + end, *map(str, arguments)]
+    environment = os.environ | {"HF_DATASETS_CACHE": f"{arguments[1]}-cache", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return 1024 * int(done.stdout)
 
 
-SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in (("one text", 1), ("data set", 16))]
-
-
-@pytest.mark.parametrize(("kind", "first"), [("lines", 1), *SLOW])  # datasets takes 10 MB of JSON at once
-def test_memory_does_not_grow_with_the_source(kind, first, making, tmp_path):
-    """Much more text takes at most a few megabytes more memory."""
-    peaks = []
+def write_text(file: Path, megabytes: int, separator: str) -> None:
     line = " ".join(WORDS * 16)  # some 1100 bytes
-    for size in (first, first + 8 if first == 1 else 4 * first):
-        folder = tmp_path / f"source{size}"
-        folder.mkdir()
-        with (folder / ("big.txt" if kind == "one text" else "big.jsonl")).open("w") as file:
-            for number in range(size * 2**20 // len(line)):
-                text = f"{number} {line}"
-                file.write(text + "<|end|>" if kind == "one text" else json.dumps({"text": text}) + "\n")
-        name = f"hf:{folder}" if kind == "data set" else str(folder)
-        separator = "<|end|>" if kind == "one text" else ""
-        peaks.append(peak_bytes(name, tmp_path / f"out{size}", making, kind == "data set", separator))
-        tokens = sum(read_index(tmp_path / f"out{size}" / split).tokens for split in SPLITS)
-        assert tokens > size * 2**20 / 8
-        assert not list((tmp_path / f"out{size}-cache").rglob("*.arrow"))  # nothing was copied
-    assert peaks[1] - peaks[0] < (4e6 if first == 1 else 16e6), peaks
+    with file.open("w") as opened:
+        for number in range(megabytes * 2**20 // len(line)):
+            text = f"{number} {line}"
+            opened.write(text + separator if separator else json.dumps({"text": text}) + "\n")
+
+
+@pytest.mark.parametrize("separator", ["", pytest.param("<|end|>", marks=pytest.mark.slow)], ids=["lines", "one text"])
+def test_memory_does_not_grow_with_the_source(separator, making, tmp_path):
+    """Eight more megabytes of text take less than 4 MB more."""
+    peaks = []
+    for size in (1, 9):
+        file, output = tmp_path / f"big{size}.{'txt' if separator else 'jsonl'}", tmp_path / f"out{size}"
+        write_text(file, size, separator)
+        peaks.append(peak_bytes(PREPARE, file, output, making.tokenizer, separator))
+        assert sum(read_index(output / split).tokens for split in SPLITS) > size * 2**20 / 8
+    assert peaks[1] - peaks[0] < 4e6, peaks
+
+
+@pytest.mark.slow
+def test_a_streamed_data_set_is_read_in_bounded_memory_without_a_copy(tmp_path):
+    """Beyond some 60 MB, the buffers of datasets, twice as much text takes less than 20 MB more."""
+    peaks = []
+    for size in (64, 128):
+        (tmp_path / str(size)).mkdir()
+        write_text(tmp_path / str(size) / "big.jsonl", size, "")
+        peaks.append(peak_bytes(READ, tmp_path / str(size), tmp_path / "out", "", ""))
+    assert not list((tmp_path / "out-cache").rglob("*.arrow"))
+    assert peaks[1] - peaks[0] < 20e6, peaks
