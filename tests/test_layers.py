@@ -67,7 +67,7 @@ RULES = {
     "llada.eval.checks": rule(),
     "llada.eval.intervals": rule(),
     "llada.eval.choice": rule(ours="llada.eval.intervals"),
-    "llada.eval.task": rule("transformers", "llada.data.chat llada.eval.checks"),
+    "llada.eval.task": rule("transformers", "llada.data.chat llada.data.conversations llada.eval.checks"),
     "llada.eval.measure": rule("transformers", "llada.eval llada.model llada.sampling"),
     # results are a file, and the tokenizer and the version are part of what they are results of
     "llada.eval.results": rule(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from tqdm import tqdm
 
-from llada.data.corpora import python_documentation
+from llada.data.bad_rows import BadRows
+from llada.data.corpus import SPLITS, Corpus, documentation_corpus, text_corpus
 from llada.data.instructions import FAMILIES, as_messages, instructions
-from llada.data.tokenizer import train_tokenizer
-from llada.data.tokens import Document, read_documents, write_shards
+from llada.data.prepare import Making, prepare_corpus
+from llada.data.sources import Source
+from llada.data.token_index import read_index
 from llada.durable import write_durably
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+
+class Policy(Enum):
+    """What is done with rows that cannot be used."""
+
+    ERROR = "error"
+    SKIP = "skip"
 
 
 def prepare(
@@ -25,73 +32,84 @@ def prepare(
     output: Annotated[Path, typer.Argument(help="folder to write, which must not exist yet")],
     vocab_size: Annotated[int | None, typer.Option(help="of the tokenizer to train; 4096 if not given")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="use this one instead of training one")] = None,
+    sample_bytes: Annotated[int | None, typer.Option(help="of text to train it on; 2^27 if not given", min=1)] = None,
     heldout: Annotated[float | None, typer.Option(help="share held out; 0.05 if not given", min=0.0, max=0.5)] = None,
-    text_field: Annotated[str | None, typer.Option(help="field of JSONL or parquet rows; text if not given")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="stop after so much text")] = None,
+    text_field: Annotated[str | None, typer.Option(help="column of the text; text if not given")] = None,
+    split: Annotated[str | None, typer.Option(help="of a data set; train if not given")] = None,
+    revision: Annotated[str | None, typer.Option(help="of a data set of the hub")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="read hf:NAME without a copy on disk")] = False,
+    separator: Annotated[str | None, typer.Option(help="cuts text files into documents")] = None,
+    longest_document: Annotated[int | None, typer.Option(help="bytes; 2^24 if not given", min=1)] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="stop after so much text", min=1)] = None,
+    bad_rows: Annotated[Policy | None, typer.Option(help="error if not given")] = None,
+    shard_tokens: Annotated[int | None, typer.Option(help="per file; 2^24 if not given", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that encode; 1 if not given", min=1)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="be content with an output that is complete")] = False,
     families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
     count: Annotated[int | None, typer.Option(help="instructions per family; 2000 if not given", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="of generated instructions; 0 if not given")] = None,
 ) -> None:
     """Write data that `llada pretrain` (text) or `llada sft` (instructions) reads.
 
+    A command that was killed goes on where it is given again, to the same files.
+
     llada prepare python-documentation runs/data --vocab-size 1024
     """
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
-    of_text = {"vocab-size": vocab_size, "tokenizer": tokenizer, "max-bytes": max_bytes}
-    of_files = {"heldout": heldout, "text-field": text_field}
+    of_making = {"tokenizer": tokenizer, "vocab_size": vocab_size, "sample_bytes": sample_bytes,
+                 "shard_tokens": shard_tokens}  # fmt: skip
+    of_text = of_making | {"max_bytes": max_bytes, "bad_rows": bad_rows, "workers": workers, "resume": resume or None}
+    of_reading = {"text_field": text_field, "split": split, "revision": revision, "streaming": streaming or None,
+                  "separator": separator}  # fmt: skip
+    of_files = {"heldout": heldout, "longest_document": longest_document, **of_reading}
     of_instructions = {"families": families, "count": count, "seed": seed}
     if source == "instructions":
         _refuse(source, of_text | of_files)
-        chosen = families.split(",") if families else list(FAMILIES)
-        _write_instructions(output, chosen, count or 2000, seed or 0)
+        if output.exists() and any(output.iterdir()):
+            raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+        _write_instructions(output, families.split(",") if families else list(FAMILIES), count or 2000, seed or 0)
         return
     _refuse(source, of_instructions | (of_files if source == "python-documentation" else {}))
-    if tokenizer is not None and vocab_size is not None:
-        raise ValueError("--vocab-size has no effect with --tokenizer, which has its own; leave one out")
-    train, held = _documents(source, 0.05 if heldout is None else heldout, text_field or "text", max_bytes)
-    trained = _tokenizer(train, tokenizer, vocab_size or 4096)
-    trained.save_pretrained(output / "tokenizer")
-    for name, documents in (("train", train), ("heldout", held)):
-        index = write_shards(documents, trained, output / name)
-        typer.echo(
-            f"{name}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text"
-        )
+    for name in ("vocab_size", "sample_bytes"):
+        if tokenizer is not None and of_making[name] is not None:
+            raise ValueError(f"{_option(name)} has no effect with --tokenizer, which is trained; leave one out")
+    if source == "python-documentation":
+        corpus = documentation_corpus(max_bytes=max_bytes)
+    else:
+        reading = Source(source, longest=longest_document or 2**24, **_given(of_reading))
+        corpus = text_corpus(reading, heldout=0.05 if heldout is None else heldout, max_bytes=max_bytes)
+    making = Making(skip_bad=bad_rows is Policy.SKIP, **_given(of_making))
+    _write_text(corpus, output, making, workers or 1, max_bytes, resume)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _given(options: dict[str, object]) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _refuse(source: str, options: dict[str, object]) -> None:
     """Raise ValueError for an option that cannot act on this source."""
-    for name, value in options.items():
-        if value is not None:
-            raise ValueError(f"--{name} has no effect on the source {source}; leave it out")
+    for name in _given(options):
+        raise ValueError(f"{_option(name)} has no effect on the source {source}; leave it out")
 
 
-def _documents(
-    source: str, heldout: float, text_field: str, max_bytes: int | None
-) -> tuple[list[Document], list[Document]]:
-    """Training and held-out documents; a document's side is decided by a hash of its text."""
-    if source == "python-documentation":
-        train = list(python_documentation("train", max_bytes=max_bytes))
-        return train, list(python_documentation("heldout", max_bytes=max_bytes))
-    train, held, size = [], [], 0
-    for document in read_documents(source, text_field=text_field):
-        size += len(document.text.encode())
-        if max_bytes is not None and size > max_bytes:
-            break
-        digest = hashlib.sha256(document.text.encode()).digest()
-        (held if int.from_bytes(digest[:6]) < heldout * 2**48 else train).append(document)
-    for name, documents in (("train", train), ("heldout", held)):
-        if not documents:
-            raise ValueError(f"{source}: no document is left for {name} with --heldout {heldout}; give more documents")
-    return train, held
-
-
-def _tokenizer(documents: list[Document], path: Path | None, vocab_size: int) -> PreTrainedTokenizerFast:
-    if path is None:
-        return train_tokenizer((document.text for document in documents), vocab_size)
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path)
+def _write_text(
+    corpus: Corpus, output: Path, making: Making, workers: int, max_bytes: int | None, resume: bool
+) -> None:
+    with tqdm(total=max_bytes, unit="B", unit_scale=True, disable=None) as bar:
+        for progress in prepare_corpus(corpus, output, making, workers=workers, resume=resume):
+            bar.set_description(progress.doing, refresh=False)
+            bar.update(progress.text_bytes - bar.n)
+    for split in SPLITS:
+        index = read_index(output / split)
+        typer.echo(
+            f"{split}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text"
+        )
+    left_out = BadRows(json.loads((output / "prepare.json").read_bytes())["left_out"])
+    if left_out.total:
+        typer.echo(f"left out: {left_out}")
 
 
 def _write_instructions(output: Path, families: list[str], count: int, seed: int) -> None:

@@ -8,21 +8,17 @@ header is control tokens, what people wrote is text, so that no content can imit
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from llada.data.records import Record, read_records, string_field
+from llada.data.bad_rows import BadRowError, BadRows
+from llada.data.conversations import ROLES, Conversation, Messages
 from llada.data.tokenizer import SPECIAL_TOKENS, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Messages = Sequence[Mapping[str, str]]  # each {"role": ..., "content": ...}
-
-ROLES = ("system", "user", "assistant")
 
 
 class ChatRow(NamedTuple):
@@ -38,14 +34,19 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> ChatR
     """
     _check(messages)
     if all(message["role"] != "assistant" for message in messages):
-        raise ValueError("there is no message from the assistant, so nothing to learn: add its reply")
+        raise BadRowError(
+            "without a reply", "there is no message from the assistant, so nothing to learn: add its reply"
+        )
     if messages[-1]["role"] != "assistant":
-        raise ValueError(
-            f"the last message must be from the assistant, not from {messages[-1]['role']!r}: add its reply"
+        raise BadRowError(
+            "without a reply",
+            f"the last message must be from the assistant, not from {messages[-1]['role']!r}: add its reply",
         )
     for number, message in enumerate(messages, start=1):
         if message["role"] == "assistant" and not message["content"].strip():
-            raise ValueError(f"message {number}, from the assistant, is empty: give a reply or drop the conversation")
+            raise BadRowError(
+                "empty", f"message {number}, from the assistant, is empty: give a reply or drop the conversation"
+            )
     return _encode(tokenizer, messages)
 
 
@@ -62,18 +63,26 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> lis
 
 def _check(messages: Messages) -> None:
     if not messages:
-        raise ValueError("the conversation has no messages: give at least one")
+        raise BadRowError("empty", "the conversation has no messages: give at least one")
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping):
-            raise ValueError(f"message {number} must be a role and a content, not {type(message).__name__}")
+            raise BadRowError(
+                "of the wrong type", f"message {number} must be a role and a content, not {type(message).__name__}"
+            )
         if message.get("role") not in ROLES:
-            raise ValueError(f"message {number} has the role {message.get('role')!r}; allowed are {', '.join(ROLES)}")
+            raise BadRowError(
+                "of an unknown role",
+                f"message {number} has the role {message.get('role')!r}; allowed are {', '.join(ROLES)}",
+            )
         if "content" not in message:
-            raise ValueError(f"message {number}, from {message['role']!r}, has no content: give a string")
+            raise BadRowError(
+                "of the wrong type", f"message {number}, from {message['role']!r}, has no content: give a string"
+            )
         if not isinstance(message["content"], str):
-            raise ValueError(
+            raise BadRowError(
+                "of the wrong type",
                 f"message {number}, from {message['role']!r}: the content must be a string, not "
-                f"{type(message['content']).__name__}"
+                f"{type(message['content']).__name__}",
             )
 
 
@@ -107,41 +116,36 @@ def _control(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 class ChatRows:
     """Encoded conversations of at most `max_length` tokens; row i is {"x0": int64 (l,), "maskable": bool (l,)}.
 
-    A longer one is an error, or with `too_long="skip"` left out and counted in `skipped`. Rows keep their own length:
-    the training collator pads them with EOS, which is part of what is learnt.
+    A longer one is an error, or with `too_long="skip"` left out, and so is with `bad_rows` one that teaches nothing or
+    cannot be read; `left_out` counts them. An error counts all of them, too. Rows keep their own length: the training
+    collator pads them with EOS, which is part of what is learnt.
     """
 
     def __init__(
         self,
-        conversations: Iterable[Messages],
+        conversations: Iterable[Messages | Conversation | BadRowError],
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         *,
         too_long: Literal["error", "skip"] = "error",
+        bad_rows: Literal["error", "skip"] = "error",
     ):
-        if too_long not in ("error", "skip"):
-            raise ValueError(f"too_long={too_long!r}; allowed are 'error' and 'skip'")
-        self.skipped = 0
+        for name, value in (("too_long", too_long), ("bad_rows", bad_rows)):
+            if value not in ("error", "skip"):
+                raise ValueError(f"{name}={value!r}; allowed are 'error' and 'skip'")
+        self.left_out, refused = BadRows(), BadRows()
         self._rows: list[dict[str, np.ndarray]] = []
-        for number, messages in enumerate(conversations, start=1):
+        for number, item in enumerate(conversations, start=1):
             try:
-                row = encode_chat(tokenizer, messages)
-            except ValueError as error:
-                raise ValueError(f"conversation {number}: {error}") from error
-            if len(row.x0) <= max_length:
-                # int64 is what models take; a conversation is small enough to keep it so
-                self._rows.append({"x0": np.array(row.x0, np.int64), "maskable": np.array(row.maskable, np.bool_)})
-            elif too_long == "error":
-                raise ValueError(
-                    f"conversation {number} has {len(row.x0)} tokens, more than max_length={max_length}: shorten it, "
-                    "raise max_length, or leave such rows out with too_long='skip'"
-                )
-            else:
-                self.skipped += 1
+                self._rows.append(_chat_row(item, f"conversation {number}", tokenizer, max_length))
+            except BadRowError as bad:
+                policy = too_long if bad.kind == "too long" else bad_rows
+                (refused if policy == "error" else self.left_out).add(bad)
+        if refused.total:
+            options = "too_long: skip" if set(refused.found) == {"too long"} else "bad_rows: skip"
+            raise ValueError(f"{refused}. Mend them, or leave such rows out with {options}")
         if not self._rows:
-            raise ValueError(
-                f"there are no conversations to train on ({self.skipped} were longer than max_length={max_length})"
-            )
+            raise ValueError(f"there are no conversations to train on; {self.left_out}")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,78 +154,28 @@ class ChatRows:
         return self._rows[i]
 
 
-def read_conversations(source: str | os.PathLike[str], *, split: str = "train") -> Iterator[list[dict[str, str]]]:
-    """The conversations of a source (see `llada.data.records`), in any of the `SHAPES`, told apart by their columns."""
-    return _conversations(read_records(source, split=split), os.fspath(source))
-
-
-def _conversations(records: Iterable[Record], source: str) -> Iterator[list[dict[str, str]]]:
-    found = False
-    for record in records:
-        found = True
-        for columns, read in SHAPES.items():
-            if record.fields.keys() >= set(columns):
-                yield read(record)
-                break
-        else:
-            accepted = "; ".join(" + ".join(columns) for columns in SHAPES)
-            raise ValueError(
-                f"{record.where}: this is no conversation; accepted columns are {accepted}; found "
-                f"{', '.join(record.fields) or 'none'}"
-            )
-    if not found:
-        raise ValueError(f"{source} holds no conversations: give a source with at least one")
-
-
-def _from_messages(record: Record) -> list[dict[str, str]]:
-    return _turns(record, "messages", "role", "content", {role: role for role in ROLES})
-
-
-def _from_sharegpt(record: Record) -> list[dict[str, str]]:
-    roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-    return _turns(record, "conversations", "from", "value", roles)
-
-
-def _turns(record: Record, column: str, role: str, content: str, roles: dict[str, str]) -> list[dict[str, str]]:
-    turns: Any = record.fields[column]
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{record.where}: {column} must be a list with at least one message")
-    messages = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict) or not isinstance(turn.get(content), str):
-            raise ValueError(
-                f"{record.where}: message {number} of {column} must have {role!r} and the string {content!r}"
-            )
-        if turn.get(role) not in roles:
-            raise ValueError(
-                f"{record.where}: message {number} of {column} is from {turn.get(role)!r}; "
-                f"allowed are {', '.join(roles)}"
-            )
-        messages.append({"role": roles[turn[role]], "content": turn[content]})
-    return messages
-
-
-def _from_completion(record: Record) -> list[dict[str, str]]:
-    return _pair(string_field(record, "prompt"), string_field(record, "completion"))
-
-
-def _from_alpaca(record: Record) -> list[dict[str, str]]:
-    prompt = string_field(record, "instruction")
-    if record.fields.get("input") not in (None, ""):  # the column may be missing or empty: then there is only the task
-        prompt += "\n\n" + string_field(record, "input")
-    return _pair(prompt, string_field(record, "output"))
-
-
-def _pair(prompt: str, reply: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
-
-
-SHAPES = {
-    ("messages",): _from_messages,
-    ("conversations",): _from_sharegpt,
-    ("prompt", "completion"): _from_completion,
-    ("instruction", "output"): _from_alpaca,
-}
+def _chat_row(
+    item: Messages | Conversation | BadRowError, where: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, np.ndarray]:
+    if isinstance(item, BadRowError):
+        raise item
+    where, messages, prompt = item if isinstance(item, Conversation) else (where, item, 0)
+    try:
+        row = encode_chat(tokenizer, messages)
+        if prompt:
+            given = len(_encode(tokenizer, messages[:prompt]).x0)
+            row = row._replace(maskable=[False] * given + row.maskable[given:])
+    except BadRowError as bad:
+        raise BadRowError(bad.kind, f"{where}: {bad}") from bad
+    if len(row.x0) > max_length:
+        raise BadRowError(
+            "too long",
+            f"{where} has {len(row.x0)} tokens, more than max_length={max_length}: shorten it, or raise max_length",
+        )
+    if tokenizer.mask_token_id in row.x0:
+        raise BadRowError("with the mask token", f"{where}: the tokenizer gives a mask token")
+    # int64 is what models take; a conversation is small enough to keep it so
+    return {"x0": np.array(row.x0, np.int64), "maskable": np.array(row.maskable, np.bool_)}
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

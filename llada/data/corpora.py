@@ -16,9 +16,9 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from inspect import cleandoc
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from llada.data.tokens import Document
+from llada.data.documents import Document
 
 # What comes with llada's dependencies; those missing are skipped.
 PACKAGES = (
@@ -61,6 +61,12 @@ def python_documentation(
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes}: give at least 1, or None for everything")
     return _limited(_documents(split), max_bytes)
+
+
+def documentation_identity() -> dict[str, Any]:
+    """What tells one installation from another, as JSON: the names and sizes of the source files."""
+    found = sorted((name, os.path.getsize(path)) for name, path in _sources())
+    return {"files": len(found), "sha256": hashlib.sha256(repr(found).encode()).hexdigest()}
 
 
 def _limited(documents: Iterable[Document], max_bytes: int | None) -> Iterator[Document]:

@@ -1,8 +1,7 @@
 """Rows of data as users bring them: text, JSON Lines, JSON, Parquet, folders of these, Hugging Face data sets.
 
-A source is a path, or `hf:` and what `datasets.load_dataset` should open: `hf:owner/name`, `hf:owner/name/config` or
-`hf:` and a local folder (`hf:./folder`). A folder written by `Dataset.save_to_disk` is recognised. In any other folder
-all files are read, in the order of their names, hidden ones (`.name`) excepted.
+Text, JSON Lines and JSON may be compressed (`.gz`). Rows are read one after the other, and none but the present one is
+in memory; only a `.json` file, which holds one list, is read as a whole.
 """
 
 from __future__ import annotations
@@ -11,11 +10,17 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
-HUB_PREFIX = "hf:"
+from llada.data.bad_rows import BadRowError
+from llada.data.sources import Source, check_exists, files, is_saved, load
+
+BLOCK = 2**20  # bytes read at once of a text file that is cut at a separator
 
 
 class Record(NamedTuple):
@@ -23,57 +28,87 @@ class Record(NamedTuple):
     fields: dict[str, Any]  # column → value
 
 
+# A row that was found but not yet looked at: what is skipped costs no parsing.
+Unread = Callable[[], Record]
+
+
 def read_records(source: str | os.PathLike[str], *, text_field: str = "text", split: str = "train") -> Iterator[Record]:
-    """Every row of `source`; a file of no known format is text, and one row whose `text_field` is the whole file.
+    """Every row of a source (`llada.data.sources`); a file of no known format is text, one row with one column.
 
     `split` chooses among the splits of a Hugging Face data set and says nothing about files. That the source exists is
-    checked at once, its contents as they are read.
+    checked at once, its contents as they are read; the first row that cannot be read raises BadRowError.
     """
-    name = os.fspath(source)
-    if name.startswith(HUB_PREFIX):
-        return _rows(_load(name.removeprefix(HUB_PREFIX), split), name)
-    path = Path(name)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"there is no file or folder {name!r}: give a path that exists, or {HUB_PREFIX}owner/name for a data set "
-            "of the Hugging Face hub"
-        )
-    if not path.is_dir():
-        return _read_file(path, text_field)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return _rows(_load_saved(path, split), name)
-    return _read_folder(path, text_field)
+    return _raising(scan_records(Source(os.fspath(source), text_field, split)))
+
+
+def _raising(rows: Iterable[Record | BadRowError]) -> Iterator[Record]:
+    for row in rows:
+        if isinstance(row, BadRowError):
+            raise row
+        yield row
+
+
+def scan_records(source: Source, skip: int = 0) -> Iterator[Record | BadRowError]:
+    """Every row of the source after the first `skip`, and in place of one that cannot be read, why.
+
+    A damaged file (gzip, Parquet, a .json file that is no list) has no rows to go on with: it raises ValueError.
+    """
+    check_exists(source)
+    if source.is_dataset or is_saved(Path(source.name)):
+        return _dataset_rows(load(source), source.name, skip)
+    return _read(islice(_unread(source), skip, None))
 
 
 def string_field(record: Record, field: str) -> str:
     """The string in one column of a row; what else is there is named in the error."""
     if field not in record.fields:
-        raise ValueError(
-            f"{record.where}: there is no field {field!r}; the fields are {', '.join(record.fields) or 'none'}"
+        raise BadRowError(
+            "without the column",
+            f"{record.where}: there is no field {field!r}; the fields are {', '.join(record.fields) or 'none'}",
         )
     value = record.fields[field]
     if not isinstance(value, str):
-        raise ValueError(f"{record.where}: the field {field!r} must be a string, not {type(value).__name__}")
+        raise BadRowError(
+            "of the wrong type", f"{record.where}: the field {field!r} must be a string, not {type(value).__name__}"
+        )
     return value
 
 
-def _read_folder(folder: Path, text_field: str) -> Iterator[Record]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            yield from _read_file(Path(parent, name), text_field)
+def _read(rows: Iterable[Unread]) -> Iterator[Record | BadRowError]:
+    for row in rows:
+        try:
+            yield row()
+        except BadRowError as bad:
+            yield bad
 
 
-def _read_file(path: Path, text_field: str) -> Iterator[Record]:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        yield from _read_parquet(path)
-    elif name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _read_json_lines(path)
-    elif name.endswith(".json"):
-        yield from _read_json(path)
-    else:
-        yield Record(str(path), {text_field: _decode(path.read_bytes(), path, 0)})
+def _dataset_rows(dataset: Any, name: str, skip: int) -> Iterator[Record]:
+    for number, row in enumerate(dataset.skip(skip) if skip else dataset, start=skip + 1):
+        yield Record(f"{name}, row {number}", dict(row))
+
+
+def _unread(source: Source) -> Iterator[Unread]:
+    for path in files(Path(source.name)):
+        name = path.name.lower()
+        if name.endswith(".parquet"):
+            yield from _parquet_rows(path)
+        elif name.endswith((".jsonl", ".jsonl.gz")):
+            yield from _json_lines(path)
+        elif name.endswith((".json", ".json.gz")):
+            yield from _json_items(path)
+        elif source.separator is None:
+            yield partial(_whole_file, path, source)
+        else:
+            yield from _pieces(path, source, source.separator.encode())
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with cast(IO[bytes], gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")) as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}; copy or compress it again") from error
 
 
 def _decode(content: bytes, path: Path, offset: int) -> str:
@@ -82,91 +117,100 @@ def _decode(content: bytes, path: Path, offset: int) -> str:
         return content.decode("utf-8-sig" if offset == 0 else "utf-8")
     except UnicodeDecodeError as error:
         at = offset + error.start + (len(content) - len(error.object))
-        raise ValueError(
+        raise BadRowError(
+            "not UTF-8",
             f"{path} is not UTF-8 text: byte {at} is 0x{error.object[error.start]:02x}; convert the file, or remove it "
-            "if it is binary"
+            "if it is binary",
         ) from error
 
 
-def _read_json_lines(path: Path) -> Iterator[Record]:
+def _whole_file(path: Path, source: Source) -> Record:
+    with _open(path) as file:
+        content = file.read(-1 if source.longest is None else source.longest + 1)
+    return _text(str(path), content, path, 0, source)
+
+
+def _pieces(path: Path, source: Source, separator: bytes) -> Iterator[Unread]:
+    """The text between separators; blank space after the last one is no row. Too long ones are not held in memory."""
+    longest = source.longest
+    with _open(path) as file:
+        held, offset, number = b"", 0, 1
+        dropped = 0  # bytes of the present piece
+        while block := file.read(BLOCK):
+            *ended, held = (held + block).split(separator)
+            for content in ended:
+                yield partial(_text, f"{path}, piece {number}", content, path, offset, source, dropped)
+                offset, number, dropped = offset + len(content) + len(separator), number + 1, 0
+            if longest is not None and len(held) > longest + len(separator):
+                drop = len(held) - len(separator) + 1  # the rest may be the beginning of a separator
+                held, offset, dropped = held[drop:], offset + drop, dropped + drop
+        if held.strip() or dropped:
+            yield partial(_text, f"{path}, piece {number}", held, path, offset, source, dropped)
+
+
+def _text(where: str, content: bytes, path: Path, offset: int, source: Source, dropped: int = 0) -> Record:
+    if source.longest is not None and dropped + len(content) > source.longest:
+        raise too_long(where, source.longest)
+    return Record(where, {source.text_field: _decode(content, path, offset)})
+
+
+def too_long(where: str, longest: int) -> BadRowError:
+    """What is wrong with a row of more than `longest` bytes of text."""
+    return BadRowError(
+        "too long",
+        f"{where} has more than {longest} bytes of text: cut it (text files with --separator), or raise "
+        "--longest-document and with it the memory that is used",
+    )
+
+
+def _json_lines(path: Path) -> Iterator[Unread]:
     offset = 0
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        for number, line in enumerate(_lines(file, path), start=1):
-            text = _decode(line, path, offset)
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() not in (b"", b"\xef\xbb\xbf"):
+                yield partial(_json_line, line, path, number, offset)
             offset += len(line)
-            if text.strip():
-                yield _record(_parse(text, f"{path}, line {number}"), f"{path}, line {number}")
 
 
-def _lines(file: Iterable[bytes], path: Path) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}; copy or compress it again") from error
+def _json_line(line: bytes, path: Path, number: int, offset: int) -> Record:
+    where = f"{path}, line {number}"
+    return _record(_parse(_decode(line, path, offset), where), where)
 
 
-def _read_json(path: Path) -> Iterator[Record]:
-    content = _parse(_decode(path.read_bytes(), path, 0), str(path))
+def _json_items(path: Path) -> Iterator[Unread]:
+    with _open(path) as file:
+        content = _parse(_decode(file.read(), path, 0), str(path))
     if not isinstance(content, list):
         raise ValueError(
             f"{path}: a .json file must hold one list of objects, not {type(content).__name__}; give one object per "
             "line as .jsonl, or plain text as .txt"
         )
     for number, item in enumerate(content, start=1):
-        yield _record(item, f"{path}, item {number}")
+        yield partial(_record, item, f"{path}, item {number}")
 
 
 def _parse(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: this is not JSON: {error}") from error
+        raise BadRowError("not JSON", f"{where}: this is not JSON: {error}") from error
 
 
 def _record(value: object, where: str) -> Record:
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: an object with named fields is needed, not {type(value).__name__}")
+        raise BadRowError(
+            "of the wrong type", f"{where}: an object with named fields is needed, not {type(value).__name__}"
+        )
     return Record(where, value)
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _parquet_rows(path: Path) -> Iterator[Unread]:
     from datasets import load_dataset
 
     try:
         # streamed: a second copy of the file in the cache would serve nobody
         rows = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         for number, row in enumerate(rows, start=1):
-            yield Record(f"{path}, row {number}", dict(row))
+            yield partial(Record, f"{path}, row {number}", dict(row))
     except Exception as error:  # datasets and pyarrow raise many types for a damaged file
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-def _rows(dataset: Iterable[Any], name: str) -> Iterator[Record]:
-    for number, row in enumerate(dataset, start=1):
-        yield Record(f"{name}, row {number}", dict(row))
-
-
-def _load(name: str, split: str) -> Iterable[Any]:
-    from datasets import load_dataset
-
-    if name.startswith((".", "/", "~")):
-        return load_dataset(os.path.expanduser(name), split=split)
-    owner, _, rest = name.partition("/")
-    repository, _, config = rest.partition("/")
-    if not owner or not repository:
-        raise ValueError(
-            f"{HUB_PREFIX}{name} does not name a data set: write {HUB_PREFIX}owner/name, "
-            f"{HUB_PREFIX}owner/name/config, or {HUB_PREFIX}./folder"
-        )
-    return load_dataset(f"{owner}/{repository}", config or None, split=split)
-
-
-def _load_saved(folder: Path, split: str) -> Iterable[Any]:
-    from datasets import DatasetDict, load_from_disk
-
-    dataset = load_from_disk(str(folder))
-    if not isinstance(dataset, DatasetDict):
-        return dataset
-    if split not in dataset:
-        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(map(str, dataset))}")
-    return dataset[split]

@@ -13,6 +13,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from llada.data.bad_rows import BadRowError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -115,9 +117,10 @@ def encode_batch(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise BadRowError(
+                "not Unicode",
                 f"the text {text[error.start : error.start + 1]!a} at character {error.start} is half of a surrogate "
-                "pair, which is not valid Unicode: repair or drop the text"
+                "pair, which is not valid Unicode: repair or drop the text",
             ) from error
     if not texts:
         return []

@@ -1,172 +1,25 @@
-"""Documents → memory-mapped token shards → rows of one length, the pretraining data of arXiv 2502.09992, section 2.2.
+"""Memory-mapped token shards → rows of one length, the pretraining data of arXiv 2502.09992, section 2.2.
 
-Documents are encoded, each is closed by EOS, and all are written one after the other; a row is a slice of that stream
-and knows nothing of where documents begin. A folder of shards holds little-endian integers in `tokens-00000.bin`,
-`tokens-00001.bin`, ... and `index.json`, which is written last.
+A row is a slice of the stream of all documents of a folder, which `llada.data.shards` writes; it begins and ends
+wherever that falls.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
-import shutil
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llada.data.records import read_records, string_field
-from llada.data.token_index import (
-    DTYPES,
-    FORMAT_VERSION,
-    Shard,
-    TokenIndex,
-    index_json,
-    read_index,
-)
-from llada.data.tokenizer import encode_batch, tokenizer_hash
-from llada.durable import sync_folder, write_durably
+from llada.data.token_index import DTYPES, TokenIndex, read_index
+from llada.data.tokenizer import tokenizer_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-BATCH_CHARACTERS = 2**20  # documents are encoded together until they have this many characters
-
-
-class Document(NamedTuple):
-    name: str  # where it comes from
-    text: str
-
-
-def read_documents(
-    source: str | os.PathLike[str], *, text_field: str = "text", split: str = "train"
-) -> Iterator[Document]:
-    """The documents of a source (see `llada.data.records`): each text file, or `text_field` of each row."""
-    records = read_records(source, text_field=text_field, split=split)
-    return _documents(records, os.fspath(source), text_field)
-
-
-def _documents(records: Iterable[Any], source: str, text_field: str) -> Iterator[Document]:
-    found = False
-    for record in records:
-        found = True
-        yield Document(record.where, string_field(record, text_field))
-    if not found:
-        raise ValueError(f"{source} holds no documents: give a source with at least one")
-
-
-def write_shards(
-    documents: Iterable[Document],
-    tokenizer: PreTrainedTokenizerFast,
-    folder: str | os.PathLike[str],
-    *,
-    shard_tokens: int = 2**24,
-) -> TokenIndex:
-    """Encode documents into a new folder of shards with `shard_tokens` tokens each (the last has what is left).
-
-    Control tokens spelled out in a document stay text. Documents without text are left out. The folder appears under
-    its name only when it is complete and on disk; an interrupted call leaves nothing that looks like data.
-    """
-    target = Path(folder).absolute()  # "." alone has no name to put beside it
-    if shard_tokens < 1:
-        raise ValueError(f"shard_tokens={shard_tokens}: a shard holds at least 1 token")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not an empty folder: choose a new name, or remove it first")
-    eos_token_id = tokenizer.eos_token_id
-    if not isinstance(eos_token_id, int):
-        raise ValueError("the tokenizer has no eos_token, which must close every document: set one")
-    vocab_size = max(tokenizer.get_vocab().values()) + 1
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    partial.mkdir()
-    try:
-        count = text_bytes = 0
-        writer = _ShardWriter(partial, DTYPES[dtype], shard_tokens)
-        for batch in _batches(documents):
-            for document, ids in zip(batch, _encode_documents(tokenizer, batch), strict=True):
-                writer.write([*ids, eos_token_id])
-                count += 1
-                text_bytes += len(document.text.encode())
-        writer.close()
-        if count == 0:
-            raise ValueError("there is no text to write: every document is empty, or there are no documents")
-        index = TokenIndex(
-            version=FORMAT_VERSION,
-            tokenizer_hash=tokenizer_hash(tokenizer),
-            dtype=dtype,
-            vocab_size=vocab_size,
-            eos_token_id=eos_token_id,
-            documents=count,
-            tokens=sum(shard.tokens for shard in writer.shards),
-            text_bytes=text_bytes,
-            shards=tuple(writer.shards),
-        )
-        write_durably(partial / "index.json", index_json(index))
-        sync_folder(partial)
-        partial.rename(target)
-        sync_folder(target.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return index
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch, characters = [], 0
-    for document in documents:
-        if document.text:
-            batch.append(document)
-            characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _encode_documents(tokenizer: PreTrainedTokenizerFast, batch: list[Document]) -> list[list[int]]:
-    try:
-        return encode_batch(tokenizer, [document.text for document in batch])
-    except ValueError:
-        for document in batch:  # one of them is at fault: find it and say which
-            try:
-                encode_batch(tokenizer, [document.text])
-            except ValueError as error:
-                raise ValueError(f"{document.name}: {error}") from error
-        raise
-
-
-class _ShardWriter:
-    """Fills one shard file after the other; at most one shard is held in memory."""
-
-    def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int):
-        self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
-        self.shards: list[Shard] = []
-        self.pieces: list[np.ndarray] = []
-        self.held = 0
-
-    def write(self, ids: list[int]) -> None:
-        rest = np.array(ids, dtype=self.dtype)
-        while len(rest):
-            piece, rest = np.split(rest, [self.shard_tokens - self.held])
-            self.pieces.append(piece)
-            self.held += len(piece)
-            if self.held == self.shard_tokens:
-                self.close()
-
-    def close(self) -> None:
-        if self.held == 0:
-            return
-        content = np.concatenate(self.pieces).tobytes()
-        name = f"tokens-{len(self.shards):05d}.bin"
-        write_durably(self.folder / name, content)
-        self.shards.append(Shard(name, self.held, hashlib.sha256(content).hexdigest()))
-        self.pieces, self.held = [], 0
 
 
 def verify_shards(folder: str | os.PathLike[str]) -> TokenIndex:
@@ -187,15 +40,21 @@ class TokenRows:
     """The stream of a folder of shards, cut into rows of `length` tokens; what is left at the end is dropped.
 
     Row i is {"x0": int64 (length,)}. Shards are mapped into memory when first read, in each process anew. With a
-    `tokenizer`, one that did not make these shards is refused.
+    `tokenizer`, one that did not make these shards is refused. With `documents`, {"documents": int64 (length,)} beside
+    it numbers the documents of the row from 0; the EOS that closes a document belongs to it.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], length: int, *, tokenizer: PreTrainedTokenizerFast | None = None
+        self,
+        folder: str | os.PathLike[str],
+        length: int,
+        *,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        documents: bool = False,
     ):
         if length < 1:
             raise ValueError(f"length={length}: a row has at least 1 token")
-        self.folder, self.length = Path(folder), length
+        self.folder, self.length, self.documents = Path(folder), length, documents
         self.index = read_index(folder)
         if tokenizer is not None and (given := tokenizer_hash(tokenizer)) != self.index.tokenizer_hash:
             raise ValueError(
@@ -224,7 +83,11 @@ class TokenRows:
             end = min(stop, self._ends[shard])
             pieces.append(self._map(shard)[position - start : end - start])
             position = end
-        return {"x0": np.concatenate(pieces).astype(np.int64)}  # (length,)
+        x0 = np.concatenate(pieces).astype(np.int64)  # (length,)
+        if not self.documents:
+            return {"x0": x0}
+        ends = (x0 == self.index.eos_token_id).astype(np.int64)
+        return {"x0": x0, "documents": ends.cumsum() - ends}
 
     def _map(self, shard: int) -> np.memmap:
         if shard not in self._maps:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from llada.data.chat import Messages, encode_prompt, read_conversations
+from llada.data.chat import encode_prompt
+from llada.data.conversations import Messages, read_conversations
 from llada.eval.checks import CHECKS
 
 

@@ -8,7 +8,7 @@ Shapes: B rows of a micro-batch, L length.
 """
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llada.train.noise import epoch_order, mask_uniforms, random_length, times
+from llada.train.noise import epoch_order, mask_uniforms, random_length, split_point, times
 from llada.train.objectives import ELBO, Call, Noise, Objective, Padded
 from llada.train.signals import STOPPING
 
 
 class Rows(Protocol):
-    """A data set: row i is {"x0": int (l,)}, and for fine-tuning {"maskable": bool (l,)} beside it."""
+    """A data set: row i is {"x0": int (l,)}, and for fine-tuning {"maskable": bool (l,)} beside it.
+
+    {"documents": int (l,)} beside them numbers the documents of a row: tokens see their own document alone.
+    """
 
     def __len__(self) -> int: ...
 
@@ -65,6 +68,7 @@ class Batches:
     micro_batch_size: int | None = None  # samples per forward pass and process; None: all of the process's
     workers: int = 0  # processes that prepare batches
     objective: Objective = ELBO
+    order: Callable[[int, int, int], np.ndarray] | None = None  # (seed, epoch, rows in it) → rows; None: each once
 
     def __post_init__(self):
         if len(self.rows) < self.batch_size:
@@ -77,7 +81,13 @@ class Batches:
 
     def row(self, place: Place) -> int:
         """Which row of the data set stands at a place."""
-        return int(epoch_order(self.noise.seed, place.epoch, len(self.rows))[place.index])
+        return int(self.visits(place.epoch)[place.index])
+
+    def visits(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch in their order, int64; those beyond the last whole batch are not visited."""
+        if self.order is not None:
+            return self.order(self.noise.seed, epoch, self.per_epoch * self.batch_size)
+        return epoch_order(self.noise.seed, epoch, len(self.rows))
 
     def micro_batches(self, rank: int, processes: int, start: int, stop: int) -> Iterator[list[Batch]]:
         """For each step of start..stop-1, the micro-batches of this process."""
@@ -87,7 +97,7 @@ class Batches:
         size = min(self.micro_batch_size or share, share)
         per_step = -(-share // size)
         loader = DataLoader(
-            _Placed(self.rows, self.noise.seed),
+            _Placed(self),
             batch_sampler=self._places(rank * share, share, size, start, stop),  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
             collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size, objective=self.objective),
@@ -104,7 +114,7 @@ class Batches:
             epoch, batch = divmod(step, self.per_epoch)
             begin = batch * self.batch_size
             if responses and (step == start or batch == 0):
-                order = epoch_order(self.noise.seed, epoch, len(self.rows))
+                order = self.visits(epoch)
             indices = order[begin : begin + self.batch_size]
             pads = responses and self.noise.eos_padding
             length = max(len(self.rows[int(i)]["x0"]) for i in indices) if pads else None
@@ -116,15 +126,14 @@ class Batches:
 class _Placed(Dataset):
     """The data set seen through the order of each epoch."""
 
-    def __init__(self, rows: Rows, seed: int):
-        self.rows = rows
-        self.seed = seed
+    def __init__(self, batches: Batches):
+        self.batches = batches
         self.order: tuple[int, np.ndarray] | None = None  # of the latest epoch
 
     def __getitem__(self, place: Place) -> tuple[Place, Mapping[str, np.ndarray]]:
         if self.order is None or self.order[0] != place.epoch:
-            self.order = (place.epoch, epoch_order(self.seed, place.epoch, len(self.rows)))
-        return place, self.rows[int(self.order[1][place.index])]
+            self.order = (place.epoch, self.batches.visits(place.epoch))
+        return place, self.batches.rows[int(self.order[1][place.index])]
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
@@ -142,34 +151,47 @@ def collate(samples: Sequence[Sample], noise: Noise, batch_size: int, objective:
     """
     places = [place for place, _ in samples]
     cut = [_cut(row, place, noise) for place, row in samples]
-    L = max(place.length or len(x0) for (x0, _), place in zip(cut, places, strict=True))
+    L = max(place.length or len(x0) for (x0, _, _), place in zip(cut, places, strict=True))
     B = len(samples)
     x0 = torch.full((B, L), noise.pad_token_id)
     maskable = torch.zeros(B, L, dtype=torch.bool)
     real = torch.zeros(B, L, dtype=torch.bool)
+    documents = torch.full((B, L), -1)  # padding is a document of its own
     uniforms = torch.ones(B, L)
-    for i, ((tokens, response), place) in enumerate(zip(cut, places, strict=True)):
+    for i, ((tokens, response, document), place) in enumerate(zip(cut, places, strict=True)):
         n = len(tokens)
         x0[i, :n] = torch.from_numpy(tokens)
         maskable[i, :n] = True if response is None or noise.mask_prompt else torch.from_numpy(response)
         maskable[i, n : place.length] = place.length is not None  # end-of-sequence padding belongs to the response
         real[i, : place.length or n] = True
+        documents[i, : place.length or n] = 0 if document is None or not n else int(document[-1])
+        documents[i, :n] = 0 if document is None else torch.from_numpy(document)
         uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
     lengths = maskable.sum(dim=1)
     _check(x0, maskable, lengths, places, noise)
     t = noise.t_min + (noise.t_max - noise.t_min) * _stratified_times(places, noise, batch_size)
-    call = objective.ask(Padded(x0, maskable, real, t, uniforms), noise)
+    shared = ((documents != documents[:, :1]) & real).any()
+    call = objective.ask(Padded(x0, maskable, real, t, uniforms, documents if shared else None), noise)
     return Batch(call, lengths, real.sum(dim=1) * objective.reads, places)
 
 
-def _cut(row: Mapping[str, np.ndarray], place: Place, noise: Noise) -> tuple[np.ndarray, np.ndarray | None]:
+def _cut(
+    row: Mapping[str, np.ndarray], place: Place, noise: Noise
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The tokens of a row, which are maskable, and the number of each one's document; None: all of them, one."""
     x0 = np.asarray(row["x0"], dtype=np.int64)
     if noise.random_length:
         x0 = x0[: random_length(noise.seed, place.epoch, place.index, len(x0), noise.random_length)]
-    maskable = row.get("maskable")
+    maskable, documents = row.get("maskable"), row.get("documents")
     if maskable is not None and not noise.eos_padding:
-        return np.append(x0, noise.pad_token_id), np.append(maskable, True)
-    return x0, maskable
+        x0, maskable = np.append(x0, noise.pad_token_id), np.append(maskable, True)
+    documents = None if documents is None else documents[: len(x0)].astype(np.int64)
+    if noise.split:
+        point = split_point(noise.seed, place.epoch, place.index, len(x0), noise.split)
+        if point is not None:
+            after = (np.arange(len(x0)) >= point).astype(np.int64)
+            documents = after if documents is None else 2 * documents + after
+    return x0, maskable, documents
 
 
 def _stratified_times(places: list[Place], noise: Noise, batch_size: int) -> Tensor:

@@ -2,13 +2,16 @@
 
 import copy
 import os
+import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
@@ -18,7 +21,8 @@ from torch.utils.data import Dataset, Subset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.config import ConfigError, read_yaml
-from llada.data.chat import ChatRows, read_conversations
+from llada.data.chat import ChatRows
+from llada.data.conversations import scan_conversations
 from llada.data.tokens import TokenRows
 from llada.model.baseline import autoregressive_config, load_autoregressive, new_autoregressive, read_autoregressive
 from llada.model.checkpoint import load_pretrained, read_description
@@ -27,6 +31,7 @@ from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batches, Rows
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
 from llada.train.loop import prepare
+from llada.train.mixture import Mixture
 from llada.train.objectives import ELBO, OBJECTIVES, Noise, Objective
 from llada.train.optim import OPTIMIZERS
 from llada.train.sharding import shard
@@ -74,7 +79,7 @@ class Run:
 def inputs_of(config: TrainConfig) -> list[str]:
     """The files and folders that a run reads."""
     if isinstance(config, PretrainConfig):
-        return [config.data]
+        return config.folders
     assert isinstance(config, SFTConfig)
     return [config.init, config.train, *([config.heldout] if config.heldout else [])]
 
@@ -166,19 +171,29 @@ def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _pretraining(config: PretrainConfig) -> Parts:
-    folder = Path(config.data)
-    if not (folder / "tokenizer").is_dir():
-        raise ConfigError(f"data={config.data!r} has no tokenizer; write it with `llada prepare SOURCE {config.data}`")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    train = TokenRows(folder / "train", config.length, tokenizer=tokenizer)
-    heldout = TokenRows(folder / "heldout", config.length, tokenizer=tokenizer)
-    described: PreTrainedConfig = model_config(config, tokenizer)
+    for folder in config.folders:
+        if not (Path(folder) / "tokenizer").is_dir():
+            raise ConfigError(f"data={folder!r} has no tokenizer; write it with `llada prepare SOURCE {folder}`")
+    tokenizer = AutoTokenizer.from_pretrained(Path(config.folders[0]) / "tokenizer")
+    sizes = model_config(config, tokenizer)
+    if (config.document_mask or config.split) and sizes.block_length is not None:
+        raise ConfigError("document_mask and split are for attention without blocks; set model.block_length=null")
+    described: PreTrainedConfig = sizes
     if config.objective == "autoregressive":
         try:
-            described = autoregressive_config(described, bos_token_id=_first_token(tokenizer))
+            described = autoregressive_config(sizes, bos_token_id=_first_token(tokenizer))
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
-    return _parts(config, described, tokenizer, train, heldout, "token", config.random_length)
+    rows = partial(TokenRows, length=config.length, tokenizer=tokenizer, documents=config.document_mask)
+    train, heldout = ([rows(Path(folder) / split) for folder in config.folders] for split in ("train", "heldout"))
+    if isinstance(config.data, str):
+        return _parts(config, described, tokenizer, train[0], heldout[0], "token")
+    try:
+        mixed, measured = (Mixture(corpora, list(config.data.values())) for corpora in (train, heldout))
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from None
+    once = cast(Rows, Subset(cast(Dataset, measured), measured.without_repetition().tolist()))
+    return _parts(config, described, tokenizer, mixed, once, "token", mixed.order)
 
 
 def _fine_tuning(config: SFTConfig) -> Parts:
@@ -186,9 +201,6 @@ def _fine_tuning(config: SFTConfig) -> Parts:
     described, tokenizer = read_autoregressive(config.init) if causal else read_description(config.init)
     if tokenizer is None:
         raise ConfigError(f"init={config.init!r} has no tokenizer, which fine-tuning needs")
-    rows = partial(ChatRows, tokenizer=tokenizer, max_length=config.max_length, too_long=config.too_long)
-    train = rows(read_conversations(config.train))
-    heldout = None if config.heldout is None else rows(read_conversations(config.heldout))
     if not config.eos_padding and config.max_length >= described.max_position_embeddings:
         raise ConfigError(
             f"max_length={config.max_length} and the end of sequence after it do not fit into the model's "
@@ -196,7 +208,16 @@ def _fine_tuning(config: SFTConfig) -> Parts:
         )
     if config.block_length is not None:
         cast(LLaDAConfig, described).block_length = config.block_length
-    return _parts(config, described, tokenizer, train, heldout, config.per, 0.0)
+    options = {"max_length": config.max_length, "too_long": config.too_long, "bad_rows": config.bad_rows}
+    train, heldout = (
+        None if source is None else ChatRows(scan_conversations(source), tokenizer, **options)
+        for source in (config.train, config.heldout)
+    )
+    for source, rows in ((config.train, train), (config.heldout, heldout)):
+        if rows is not None and rows.left_out.total and os.environ.get("RANK", "0") == "0":
+            print(f"llada: left out of {source}: {rows.left_out}", file=sys.stderr)
+    assert train is not None
+    return _parts(config, described, tokenizer, train, heldout, config.per)
 
 
 def _model(parts: Parts) -> PreTrainedModel:
@@ -222,7 +243,7 @@ def _parts(
     train: Rows,
     heldout: Rows | None,
     per: Literal["token", "row"],
-    random_length: float,
+    order: Callable[[int, int, int], np.ndarray] | None = None,
 ) -> Parts:
     if config.objective == "autoregressive":
         mask, pad = cast(int | None, tokenizer.mask_token_id), cast(int | None, tokenizer.eos_token_id)
@@ -240,6 +261,7 @@ def _parts(
     if heldout is not None and len(heldout) < 2:
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
     tuning = config if isinstance(config, SFTConfig) else None
+    pretraining = config if isinstance(config, PretrainConfig) else None
     padding = tuning is None or tuning.eos_padding
     noise = Noise(
         mask,
@@ -247,7 +269,8 @@ def _parts(
         config.seed,
         config.masking,
         config.eps,
-        random_length,
+        random_length=0.0 if pretraining is None else pretraining.random_length,
+        split=0.0 if pretraining is None else pretraining.split,
         bos_token_id=_first_token(tokenizer),
         eos_padding=padding and config.objective != "autoregressive",  # what follows the first end is never generated
         mask_prompt=tuning is not None and tuning.mask_prompt,
@@ -256,5 +279,5 @@ def _parts(
         block_length=block_length,
     )
     objective = OBJECTIVES[config.objective]
-    batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers, objective)
+    batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers, objective, order)
     return Parts(config, model_config, tokenizer, batches, heldout, per)

@@ -89,12 +89,31 @@ class TrainConfig(Schema):
 
 
 class PretrainConfig(TrainConfig):
-    """Pretraining from scratch on a folder that `llada prepare` wrote."""
+    """Pretraining from scratch on folders that `llada prepare` wrote."""
 
-    data: str  # the folder, with tokenizer/, train/ and heldout/
+    data: str | dict[str, Rate]  # the folder, with tokenizer/, train/ and heldout/; or folders and their shares of rows
     length: Positive  # tokens per row
     random_length: Share = 0.01  # share of rows cut to a uniform random length
+    split: Share = 0.0  # share of rows cut at random into two that do not see each other; for random_length=0
+    document_mask: bool = False  # tokens see their own document alone, not all that share its row
     model: dict[str, Any] | str  # sizes of a LLaDAConfig, or the YAML file that holds them
+
+    @model_validator(mode="after")
+    def _data(self) -> Self:
+        if isinstance(self.data, dict) and len(self.data) < 2:
+            raise ValueError("data: weights need at least two folders; name a single one without weight")
+        if self.split and self.random_length:
+            raise ValueError(
+                f"split={self.split} takes the place of random_length={self.random_length}; set random_length=0"
+            )
+        if (self.document_mask or self.split) and self.objective in ("cart", "block_diffusion", "autoregressive"):
+            raise ValueError(f"document_mask and split do not go with objective: {self.objective}; remove them")
+        return self
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of the data."""
+        return [self.data] if isinstance(self.data, str) else list(self.data)
 
 
 class SFTConfig(TrainConfig):
@@ -105,6 +124,7 @@ class SFTConfig(TrainConfig):
     heldout: str | None = None  # the same, for the held-out bound; None: none is measured
     max_length: Positive  # tokens; longer conversations are refused, or skipped
     too_long: Literal["error", "skip"] = "error"
+    bad_rows: Literal["error", "skip"] = "error"  # what else cannot be used: no reply, wrong columns or types, ...
     per: Literal["token", "row"] = "row"  # what the loss is averaged over; row: each conversation counts alike
     eos_padding: bool = True  # learn the padding of shorter rows; False: it is hidden, after one end of sequence
     mask_prompt: bool = False  # mask prompts as well, and learn them

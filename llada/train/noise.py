@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 # Independent streams of one seed; the numbers are arbitrary and must never change.
-_ORDER, _OFFSET, _MASKS, _LENGTH = range(4)
+_ORDER, _OFFSET, _MASKS, _LENGTH, _PASS, _SPLIT = range(6)
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The permutation of 0..size-1 in which an epoch visits its samples, int64."""
     return _stream(seed, _ORDER, epoch).permutation(size)
+
+
+def pass_order(seed: int, corpus: int, number: int, size: int) -> np.ndarray:
+    """The permutation of 0..size-1 in which a mixture goes through a corpus for the so-manieth time, int64."""
+    return _stream(seed, _PASS, corpus, number).permutation(size)
 
 
 def times(seed: int, epoch: int, indices: Tensor, batch_size: int) -> Tensor:
@@ -38,6 +43,12 @@ def random_length(seed: int, epoch: int, index: int, length: int, probability: f
     """`length`, or with the given probability a uniform draw from 1..length (arXiv:2502.09992, §2.2: 1 % of data)."""
     stream = _stream(seed, _LENGTH, epoch, index)
     return int(stream.integers(1, length + 1)) if stream.random() < probability else length
+
+
+def split_point(seed: int, epoch: int, index: int, length: int, probability: float) -> int | None:
+    """With the given probability where a sample is cut in two, uniform in 1..length-1; else, or if too short, None."""
+    stream = _stream(seed, _SPLIT, epoch, index)
+    return int(stream.integers(1, length)) if stream.random() < probability and length > 1 else None
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

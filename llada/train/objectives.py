@@ -31,6 +31,7 @@ class Noise:
     masking: Literal["count", "bernoulli"] = "count"  # exactly k ~ U{1..L} tokens, or each with probability t ~ U(0, 1)
     eps: float = 1e-3  # floor of t; only for "bernoulli"
     random_length: float = 0.0  # probability of cutting a row to a uniform length
+    split: float = 0.0  # probability of cutting a row into two that do not see each other
     bos_token_id: int | None = None  # precedes a row whose first token is to be predicted; only for `autoregressive`
     eos_padding: bool = True  # responses go on with padding to the longest row of the step; False: with one EOS
     mask_prompt: bool = False  # everything is masked, what is not a response, too
@@ -47,6 +48,7 @@ class Padded(NamedTuple):
     real: Tensor  # (B, L) bool; what is not is hidden from the model
     t: Tensor  # (B,) between noise.t_min and t_max, stratified over the global batch
     uniforms: Tensor  # (B, L) in [0, 1)
+    documents: Tensor | None = None  # (B, L) int, the document of each token, which sees that alone; None: all see all
 
 
 class Call(NamedTuple):
@@ -117,6 +119,7 @@ def uniform(padded: Padded, noise: Noise) -> Call:
 
 def cart(padded: Padded, noise: Noise) -> Call:
     """Every masked token with a weight of its own, larger where visible ones are near (`cart_weight`)."""
+    _refuse_documents(padded, "cart, whose weights are of neighbours in the row")
     noised = masked(padded, noise)
     weights = cart_weight(noised.masked, visible=padded.real & ~noised.masked)
     call = _at_masks(padded, noised, weights)
@@ -143,7 +146,8 @@ def complementary(padded: Padded, noise: Noise, *, exact: bool = True) -> Call:
     sizes = sets.sum(dim=2)  # (B, 2)
     means = n[:, None].double() / sizes / (sizes > 0).sum(dim=1, keepdim=True)
     weights = torch.where(sizes > 0, 0.5 / share if exact else means, 0.0)
-    twice = Padded(*(value.repeat_interleave(2, dim=0) for value in padded))
+    given = {name: value for name, value in padded._asdict().items() if value is not None}
+    twice = Padded(**{name: value.repeat_interleave(2, dim=0) for name, value in given.items()})
     sets = sets.flatten(0, 1)  # (2B, L)
     noised = Noised(torch.where(sets, noise.mask_token_id, twice.x0), sets, twice.t)
     return _at_masks(twice, noised, weights)
@@ -157,6 +161,7 @@ def block_diffusion(padded: Padded, noise: Noise) -> Call:
     blocks of one token it is the likelihood, from left to right, without variance; with one block it is `elbo`.
     """
     W = noise.block_length
+    _refuse_documents(padded, "block_diffusion, whose blocks are of the row")
     if W is None:
         raise ValueError("block_diffusion needs noise.block_length, the model's")
     B, L = padded.x0.shape
@@ -219,6 +224,7 @@ def autoregressive(padded: Padded, noise: Noise) -> Call:
     as many tokens as the bound. A conversation begins with a token that does not count, so nothing is put before it.
     Padding is on the right, where a causal model cannot see it.
     """
+    _refuse_documents(padded, "autoregressive, which sees all that is on the left")
     inputs, targets, counted = padded.x0[:, :-1], padded.x0[:, 1:], padded.maskable[:, 1:]
     if padded.maskable[:, 0].any():
         if noise.bos_token_id is None:
@@ -235,19 +241,27 @@ def autoregressive(padded: Padded, noise: Noise) -> Call:
     )
 
 
+def _refuse_documents(padded: Padded, objective: str) -> None:
+    if padded.documents is not None:
+        raise ValueError(f"rows of several documents (documents, split) are not for {objective}")
+
+
 def _at_masks(padded: Padded, noised: Noised, weights: Tensor) -> Call:
     """Ask a mask predictor for the masked tokens; one group a row."""
     where = noised.masked.flatten().nonzero()[:, 0]
     return Call(
-        inputs={"input_ids": noised.xt, "attention_mask": _attention_mask(padded.real), "logits_at": where},
+        inputs={"input_ids": noised.xt, "attention_mask": _attention_mask(padded), "logits_at": where},
         targets=padded.x0.flatten()[where],
         group=where // padded.x0.shape[1],
         weights=weights,
     )
 
 
-def _attention_mask(real: Tensor) -> Tensor | None:
-    return None if real.all() else real.long()
+def _attention_mask(padded: Padded) -> Tensor | None:
+    """(B, L), 0 at padding; or bool (B, 1, L, L), true where a position sees another; None where all see all."""
+    if padded.documents is not None:
+        return (padded.documents[:, :, None] == padded.documents[:, None, :])[:, None]
+    return None if padded.real.all() else padded.real.long()
 
 
 ELBO = Objective(elbo, is_bound=True, measures=True)

@@ -29,6 +29,33 @@ def test_prepare_can_use_an_existing_tokenizer(prepared, corpus, tmp_path, monke
     assert len(hashes) == 1
 
 
+def test_prepare_goes_on_leaves_bad_rows_out_and_uses_processes(corpus, prepared, tmp_path, monkeypatch, capsys):
+    rows = "".join(json.dumps({"body": file.read_text()}) + "\n" for file in sorted(corpus.iterdir()))
+    (tmp_path / "rows.jsonl").write_text('{"body": ""}\n' + rows)
+    command = ["prepare", tmp_path / "rows.jsonl", tmp_path / "d", "--tokenizer", prepared / "tokenizer",
+               "--text-field", "body", "--heldout", 0.1, "--shard-tokens", 1000]  # fmt: skip
+    message = refusal(monkeypatch, capsys, *command)
+    assert "1 row cannot be used: 1 empty (first: " in message
+    assert "--bad-rows skip" in message
+    skipping = [*command, "--bad-rows", "skip", "--workers", 2]
+    llada(monkeypatch, *skipping)
+    assert "left out: 1 row cannot be used: 1 empty (first: " in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "d" / "train" / "index.json").read_text())["shards"]) > 2
+    assert "exists and is not empty" in refusal(monkeypatch, capsys, *skipping)
+    llada(monkeypatch, *skipping, "--resume")
+
+
+def test_prepare_cuts_text_files_and_limits_them(corpus, prepared, tmp_path, monkeypatch, capsys):
+    (tmp_path / "all.txt").write_text("#".join(file.read_text() for file in sorted(corpus.iterdir())))
+    command = ["prepare", tmp_path / "all.txt", tmp_path / "d", "--tokenizer", prepared / "tokenizer"]
+    assert "no document is left for" in refusal(monkeypatch, capsys, *command)
+    assert "more than 9 bytes" in refusal(monkeypatch, capsys, *command, "--longest-document", 9)
+    llada(monkeypatch, *command, "--separator", "#", "--heldout", 0.2, "--max-bytes", 10_000)
+    sizes = [json.loads((tmp_path / "d" / s / "index.json").read_text()) for s in ("train", "heldout")]
+    assert 5 < sum(size["documents"] for size in sizes) < 60
+    assert 9_000 < sum(size["text_bytes"] for size in sizes) <= 10_000
+
+
 def test_pretraining_logs_every_step_and_saves_a_model_with_its_tokenizer(pretrained):
     log = read_log(pretrained)
     assert [record["step"] for record in log] == list(range(1, 21))
@@ -48,6 +75,46 @@ def test_same_run_twice_gives_the_same_log(prepared, pretrain_yaml, pretrained, 
     timeless = [[{k: v for k, v in r.items() if k not in ("elapsed", "tokens_per_second")} for r in read_log(run)]
                 for run in (again, pretrained)]  # fmt: skip
     assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(scope="session")
+def second(corpus, prepared, tmp_path_factory) -> Path:
+    """Another corpus of the same tokenizer."""
+    folder = tmp_path_factory.mktemp("second") / "data"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", corpus, folder, "--tokenizer", prepared / "tokenizer", "--heldout", 0.4)
+    return folder
+
+
+@pytest.mark.parametrize("option", ["document_mask=true", "split=0.5"])
+def test_a_mixture_goes_on_exactly(option, prepared, second, pretrain_yaml, tmp_path, monkeypatch, capsys):
+    """With either way of hiding documents from each other; over several passes through the smaller corpus."""
+
+    def run(output, *more, weight=0.3):
+        settings = [f"data={{{prepared}: 0.7, {second}: {weight}}}", "random_length=0", option, "checkpoint_every=5"]
+        llada(monkeypatch, "pretrain", pretrain_yaml, f"output={tmp_path / output}", *settings, *more)
+        return [record["loss"] for record in read_log(tmp_path / output)]
+
+    whole = run("whole", "steps=12")
+    run("parts", "steps=7", "--resume")
+    assert run("parts", "steps=12", "--resume") == whole
+    assert run("other", "steps=12", weight=0.4) != whole
+    with pytest.raises(SystemExit):
+        run("parts", "steps=13", "--resume", weight=0.4)
+    assert "was 0.3, is 0.4. Put them back" in capsys.readouterr().err
+
+
+def test_fine_tuning_leaves_bad_rows_out_only_on_request(pretrained, tmp_path, monkeypatch, capsys):
+    rows = [json.dumps({"prompt": f"Say {i}.", "completion": f"{i}"}) for i in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*rows, '{"prompt": "x"}', '{"prompt": "x", "completion": ""}']))
+    (tmp_path / "sft.yaml").write_text("max_length: 100\nsteps: 2\nbatch_size: 4\noptim: {learning_rate: 0.01}\n")
+    command = ["sft", tmp_path / "sft.yaml", f"init={pretrained / 'model'}", f"train={tmp_path / 'rows.jsonl'}"]
+    message = refusal(monkeypatch, capsys, *command, f"output={tmp_path / 'one'}")
+    assert "2 rows cannot be used: 1 without the columns of a conversation (first: " in message
+    assert "1 empty (first: " in message
+    llada(monkeypatch, *command, f"output={tmp_path / 'two'}", "bad_rows=skip")
+    assert f"left out of {tmp_path / 'rows.jsonl'}: 2 rows cannot be used" in capsys.readouterr().err
+    assert len(read_log(tmp_path / "two")) == 2
 
 
 @pytest.mark.parametrize("launcher", ["python", "torchrun"])
@@ -190,6 +257,11 @@ def test_exponents_without_a_dot_are_numbers(prepared, pretrain_yaml, tmp_path, 
     [
         (["instructions", "--vocab-size", 300], "--vocab-size has no effect on the source instructions"),
         (["python-documentation", "--heldout", 0.1], "--heldout has no effect on the source python-documentation"),
+        (["python-documentation", "--split", "x"], "--split has no effect on the source python-documentation"),
+        (["instructions", "--workers", 2], "--workers has no effect on the source instructions"),
+        (["instructions", "--bad-rows", "skip"], "--bad-rows has no effect on the source instructions"),
+        (["nowhere", "--streaming"], "--streaming has no effect on nowhere"),
+        (["nowhere", "--sample-bytes", 9, "--tokenizer", "t"], "--sample-bytes has no effect with --tokenizer"),
         (["nowhere", "--count", 3], "--count has no effect on the source nowhere"),
         (["nowhere", "--vocab-size", 300, "--tokenizer", "t"], "--vocab-size has no effect with --tokenizer"),
     ],
@@ -225,7 +297,7 @@ def test_unusable_corpus_is_explained(make, message, tmp_path, monkeypatch, caps
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     make(corpus)
-    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out")
+    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out", "--vocab-size", 262)
     assert message in said or "holds no" in said
     assert not (tmp_path / "out").exists()
 

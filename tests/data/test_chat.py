@@ -1,10 +1,12 @@
+import copy
 import json
 
 import datasets
 import numpy as np
 import pytest
 
-from llada.data.chat import ChatRows, encode_chat, encode_prompt, read_conversations
+from llada.data.chat import ChatRows, encode_chat, encode_prompt
+from llada.data.conversations import read_conversations, scan_conversations
 from llada.data.tokenizer import SPECIAL_TOKENS, encode, train_tokenizer
 
 
@@ -113,7 +115,7 @@ def test_a_tokenizer_without_chat_tokens_is_refused(corpus, tmp_path):
 def test_chat_rows_are_arrays_of_their_own_length(tokenizer):
     rows = ChatRows(CONVERSATIONS, tokenizer, 200)
     assert len(rows) == len(CONVERSATIONS)
-    assert rows.skipped == 0
+    assert rows.left_out.total == 0
     for i, messages in enumerate(CONVERSATIONS):
         expected = encode_chat(tokenizer, messages)
         assert rows[i]["x0"].dtype == np.int64
@@ -132,13 +134,13 @@ def test_a_row_may_be_exactly_as_long_as_allowed(tokenizer):
 def test_long_rows_are_skipped_and_counted_on_request(tokenizer):
     longest = max(len(encode_chat(tokenizer, messages).x0) for messages in CONVERSATIONS)
     rows = ChatRows(iter(CONVERSATIONS), tokenizer, longest - 1, too_long="skip")
-    assert (len(rows), rows.skipped) == (len(CONVERSATIONS) - 1, 1)
-    with pytest.raises(ValueError, match=r"no conversations to train on \(6 were longer than max_length=3\)"):
+    assert (len(rows), rows.left_out.total) == (len(CONVERSATIONS) - 1, 1)
+    with pytest.raises(ValueError, match=r"no conversations to train on; .* 6 too long \(first: conversation 1 has"):
         ChatRows(CONVERSATIONS, tokenizer, 3, too_long="skip")
 
 
 def test_no_conversations_are_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"no conversations to train on \(0 were"):
+    with pytest.raises(ValueError, match="no conversations to train on"):
         ChatRows([], tokenizer, 10)
 
 
@@ -167,6 +169,9 @@ PAIR = say(("user", "Hi"), ("assistant", "Yes"))
         ({"messages": PAIR}, PAIR),
         ({"messages": [{"weight": 1, **m} for m in PAIR], "prompt": "Hi", "id": 3}, PAIR),
         ({"prompt": "Hi", "completion": "Yes"}, PAIR),
+        ({"prompt": PAIR[:1], "completion": PAIR[1:]}, PAIR),
+        ({"prompt": PAIR[:1], "completion": "Yes"}, PAIR),
+        ({"prompt": "Hi", "completion": PAIR[1:]}, PAIR),
         ({"instruction": "Hi", "input": "", "output": "Yes"}, PAIR),
         ({"instruction": "Hi", "output": "Yes"}, PAIR),
         ({"instruction": "Hi", "input": None, "output": "Yes"}, PAIR),
@@ -205,11 +210,12 @@ def test_parquet_rows_are_conversations(tmp_path):
     [
         (
             {"question": "x", "answer": "y"},
-            r"line 1: this is no conversation; accepted columns are messages; conversations; prompt \+ completion; "
-            r"instruction \+ output; found question, answer",
+            r"line 1: this is no conversation; accepted are messages: \[\{role, content\}, ...\]; conversations: "
+            r"\[\{from, value\}, ...\] \(ShareGPT\); prompt and completion, each text or \[\{role, content\}, ...\]; "
+            r"instruction, output and perhaps input \(Alpaca\); found the columns question, answer",
         ),
-        ({}, "found none"),
-        ({"messages": "x"}, "line 1: messages must be a list with at least one message"),
+        ({}, "found the columns none"),
+        ({"messages": "x"}, "line 1: messages must be a list of messages"),
         ({"messages": []}, "line 1: messages must be a list with at least one message"),
         ({"messages": ["x"]}, "message 1 of messages must have 'role' and the string 'content'"),
         ({"messages": [{"role": "user", "content": None}]}, "message 1 of messages must have 'role'"),
@@ -233,3 +239,59 @@ def test_rows_of_other_shapes_are_refused(tmp_path, row, error):
 def test_a_source_without_conversations_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no conversations"):
         read(tmp_path)
+
+
+def test_prompts_are_not_learnt_whoever_speaks_in_them(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": say(("user", "a"), ("assistant", "b"), ("user", "c")), "completion": "d"}))
+    (row,) = ChatRows(scan_conversations(path), tokenizer, 100)
+    assert tokenizer.decode(row["x0"][row["maskable"]]) == "d<|eot_id|>"
+    whole = say(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    assert row["x0"].tolist() == encode_chat(tokenizer, whole).x0
+
+
+BAD = [
+    (b'{"question": "x"}', "without the columns of a conversation", "line 2: this is no conversation"),
+    (b'{"messages": []}', "empty", "line 2: messages must be a list with at least one message"),
+    (b'{"messages": "x"}', "of the wrong type", "line 2: messages must be a list of messages"),
+    (b'{"messages": [{"role": "tool", "content": "x"}]}', "of an unknown role", "line 2: message 1 of messages is"),
+    (b'{"prompt": "x", "completion": 3}', "of the wrong type", "line 2: the field 'completion' must be a string"),
+    (b'{"prompt": "x", "completion": " "}', "empty", "line 2: message 2, from the assistant, is empty"),
+    (b'{"messages": [{"role": "user", "content": "x"}]}', "without a reply", "line 2: there is no message from the"),
+    (b'{"prompt": "\xff"}', "not UTF-8", "is not UTF-8 text: byte"),
+    (b'{"prompt": "\\ud800", "completion": "y"}', "not Unicode", "line 2: the text"),
+    (b'{"prompt": ', "not JSON", "line 2: this is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("bad", "kind", "reason"), BAD)
+def test_bad_rows_are_refused_or_left_out_and_counted(bad, kind, reason, tokenizer, tmp_path):
+    path, good = tmp_path / "rows.jsonl", json.dumps({"messages": PAIR}).encode()
+    path.write_bytes(b"\n".join([good, bad, good, bad]))
+    with pytest.raises(ValueError, match=f"2 rows cannot be used: 2 {kind} .first: .*rows.jsonl.*{reason}") as error:
+        ChatRows(scan_conversations(path), tokenizer, 100, too_long="skip")
+    assert "leave such rows out with bad_rows: skip" in str(error.value)
+    rows = ChatRows(scan_conversations(path), tokenizer, 100, bad_rows="skip")
+    assert {name: each["count"] for name, each in rows.left_out.found.items()} == {kind: 2}
+    assert [row["x0"].tolist() for row in rows] == [encode_chat(tokenizer, PAIR).x0] * 2
+
+
+def test_too_long_rows_have_a_policy_of_their_own(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    long = {"prompt": "x " * 200, "completion": "y"}
+    path.write_text("\n".join(json.dumps(row) for row in ({"messages": PAIR}, long)))
+    with pytest.raises(ValueError, match=r"1 too long \(first: .*rows.jsonl, line 2 has .* with too_long: skip"):
+        ChatRows(scan_conversations(path), tokenizer, 100, bad_rows="skip")
+    assert len(ChatRows(scan_conversations(path), tokenizer, 100, too_long="skip")) == 1
+
+
+def test_a_tokenizer_that_gives_mask_tokens_is_noticed(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.mask_token = "Y"
+    with pytest.raises(ValueError, match=r"1 with the mask token \(first: conversation 1: the tokenizer gives a mask"):
+        ChatRows([PAIR], tokenizer, 100)
+
+
+def test_unknown_ways_with_bad_rows_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="bad_rows='drop'; allowed are 'error' and 'skip'"):
+        ChatRows(CONVERSATIONS, tokenizer, 10, bad_rows="drop")

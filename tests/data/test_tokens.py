@@ -4,18 +4,20 @@ import pickle
 import numpy as np
 import pytest
 
-from llada.data import tokens
+from llada.data import shards
+from llada.data.documents import Document, read_documents
+from llada.data.shards import write_shards
 from llada.data.token_index import read_index
 from llada.data.tokenizer import encode, tokenizer_hash, train_tokenizer
-from llada.data.tokens import Document, TokenRows, read_documents, verify_shards, write_shards
+from llada.data.tokens import TokenRows, verify_shards
 
-TEXTS = ["the quick brown fox", "", "漢字 <|mdm_mask|> <|endoftext|>", "x\n\ny 12"]
+TEXTS = ["the quick brown fox", "漢字 <|mdm_mask|> <|endoftext|>", "x\n\ny 12"]
 DOCUMENTS = [Document(str(number), text) for number, text in enumerate(TEXTS)]
 
 
 @pytest.fixture
 def stream(tokenizer):
-    return [token for text in TEXTS if text for token in [*encode(tokenizer, text), tokenizer.eos_token_id]]
+    return [token for text in TEXTS for token in [*encode(tokenizer, text), tokenizer.eos_token_id]]
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_rows_do_not_depend_on_the_size_of_shards(folder, tokenizer, tmp_path):
 
 
 def test_shards_do_not_depend_on_how_documents_are_batched(folder, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 1)
+    monkeypatch.setattr(shards, "BATCH_CHARACTERS", 1)
     index = write_shards(DOCUMENTS, tokenizer, tmp_path / "other", shard_tokens=7)
     assert index == read_index(folder)
 
@@ -80,7 +82,7 @@ def test_index_describes_the_shards(folder, tokenizer, stream):
     index = TokenRows(folder, 2).index
     assert index.tokens == len(stream) == sum(shard.tokens for shard in index.shards)
     assert [shard.tokens for shard in index.shards[:-1]] == [7] * (len(stream) // 7)
-    assert index.documents == 3  # the empty one is left out
+    assert index.documents == 3
     assert index.text_bytes == sum(len(text.encode()) for text in TEXTS)
     assert (index.dtype, index.vocab_size, index.eos_token_id) == ("uint16", 350, 2)
     assert index.tokenizer_hash == tokenizer_hash(tokenizer)
@@ -137,7 +139,7 @@ def test_nothing_is_overwritten(folder, tokenizer, tmp_path):
 
 
 def test_an_interrupted_writer_leaves_nothing(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "BATCH_CHARACTERS", 1)
+    monkeypatch.setattr(shards, "BATCH_CHARACTERS", 1)
 
     def documents():
         yield Document("a", "x " * 100)
@@ -149,9 +151,11 @@ def test_an_interrupted_writer_leaves_nothing(tokenizer, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("documents", [[], [Document("a", "")]])
-def test_an_empty_corpus_is_refused(tokenizer, tmp_path, documents):
-    with pytest.raises(ValueError, match="there is no text to write"):
+@pytest.mark.parametrize(
+    ("documents", "error"), [([], "there is no text to write"), ([Document("a", "")], "a: the text is empty")]
+)
+def test_an_empty_corpus_is_refused(tokenizer, tmp_path, documents, error):
+    with pytest.raises(ValueError, match=error):
         write_shards(documents, tokenizer, tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 
@@ -257,3 +261,17 @@ def test_an_index_cannot_name_files_elsewhere(folder, name):
     change_index(folder, shards=[shard], tokens=7)
     with pytest.raises(ValueError, match=r"which is not a file of this folder"):
         TokenRows(folder, 4)
+
+
+def test_documents_of_a_row_are_numbered_and_end_with_their_eos(folder, tokenizer, stream):
+    for length in (1, 5, len(stream)):
+        rows, plain = TokenRows(folder, length, documents=True), TokenRows(folder, length)
+        for i in range(len(rows)):
+            assert plain[i].keys() == {"x0"}
+            assert (rows[i]["x0"] == plain[i]["x0"]).all()
+            number, expected = 0, []
+            for token in rows[i]["x0"]:
+                expected.append(number)
+                number += int(token == tokenizer.eos_token_id)
+            assert rows[i]["documents"].tolist() == expected
+    assert set(TokenRows(folder, len(stream), documents=True)[0]["documents"]) == {0, 1, 2}
