@@ -10,7 +10,7 @@ from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batch, Batches, Place, collate
 from llada.train.noise import split_point
-from llada.train.objectives import OBJECTIVES, Noise, group_sums, weighted
+from llada.train.objectives import OBJECTIVES, Noise, cross_entropy, group_sums, weighted
 
 MASK, PAD = 0, 1
 
@@ -214,7 +214,8 @@ def test_documents_that_share_a_row_are_as_if_alone(model, masking, random_lengt
     visible, length = batch.call.inputs["attention_mask"], batch.call.inputs["input_ids"].shape[1]
     assert (visible.dtype, visible.shape) == (torch.bool, (4, 1, length, length))
     logits = logits_of(model, batch)
-    loss = weighted(group_sums(model(**batch.call.inputs).logits, batch.call), batch.call).sum()
+    found = cross_entropy(model(**batch.call.inputs).logits, batch.call)
+    loss = weighted(group_sums(found, batch.call), batch.call).sum()
     losses = []
     for row, given in enumerate(rows):
         length, start = int(batch.lengths[row]), 0
