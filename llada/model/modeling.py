@@ -275,8 +275,8 @@ class LLaDAModel(LLaDAPreTrainedModel):
             )
         if cache is not None and cache.shape != tuple(hidden_states.shape[:2]):
             raise ValueError(f"the cache's span is {cache.shape}, but the tokens have {tuple(hidden_states.shape[:2])}")
-        if attention_mask is not None and attention_mask.ndim != 4 and attention_mask.shape != shape:
-            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens have {shape}")
+        if attention_mask is not None:
+            self._check_mask(attention_mask, shape)
         columns = None if cache is None else cache.columns
         if position_ids is None:
             position_ids = torch.arange(shape[1], device=hidden_states.device)[None] if columns is None else columns
@@ -288,6 +288,17 @@ class LLaDAModel(LLaDAPreTrainedModel):
         for block in self.layers:
             hidden_states = block(hidden_states, visible, rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+
+    def _check_mask(self, attention_mask: Tensor, shape: tuple[int, int]) -> None:
+        """Raise ValueError for a mask that does not fit the tokens, or that the attention function would misread."""
+        attention = self.config._attn_implementation or "eager"
+        if attention_mask.ndim != 4 and attention_mask.shape != shape:
+            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens have {shape}")
+        if attention_mask.ndim == 4 and "flash" in attention:
+            raise ValueError(
+                f"{attention} takes no mask of four dimensions, such as that of documents that share a row; load the "
+                'model with attn_implementation="sdpa"'
+            )
 
     def _visible(
         self, hidden_states: Tensor, attention_mask: Tensor | None, columns: Tensor | None, shape: tuple[int, int]

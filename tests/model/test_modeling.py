@@ -383,3 +383,12 @@ def test_the_body_alone_gives_the_hidden_states_under_the_head(build):
     assert isinstance(model.model, LLaDAModel)
     assert torch.equal(model.lm_head(model.model(ids).last_hidden_state), model(ids).logits)
     assert model.base_model is model.model
+
+
+def test_mask_of_four_dimensions_needs_an_attention_function_that_takes_it(build, monkeypatch):
+    model = build(attn_implementation="sdpa")
+    visible = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    model(torch.arange(4)[None], visible)
+    monkeypatch.setattr(type(model.config), "_attn_implementation", "flash_attention_2")
+    with pytest.raises(ValueError, match=r"flash_attention_2 takes no mask of four dimensions.*attn_implementation"):
+        model(torch.arange(4)[None], visible)
