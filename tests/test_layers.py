@@ -73,8 +73,15 @@ RULES = {
     "llada.eval.results": rule(
         "torch transformers", "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.sampling"
     ),
+    "llada.eval.texts": rule("transformers", "llada.data.tokenizer"),
+    "llada.eval.arguments": rule("pydantic", "llada.config llada.sampling"),
+    "llada.eval.responses": rule(ours="llada.durable"),
+    "llada.eval.greedy": rule("torch transformers", "llada.eval llada.sampling"),
+    "llada.eval.respond": rule("torch transformers", "llada.eval llada.model llada.sampling"),
+    "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
+    # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(
-        "torch numpy lm_eval", "llada.eval llada.train.objective llada.sampling llada.model llada.config"
+        "torch transformers tqdm lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
     "llada.cli": rule(ANY, ANY),
 }
