@@ -65,6 +65,12 @@ RULES = {
     # questions are put in the chat layout
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
     "llada.eval.checks": rule(),
+    "llada.eval.metrics": rule(),
+    "llada.eval.presets": rule("pydantic", "llada.config llada.sampling"),
+    "llada.eval.evaluation": rule(
+        "torch transformers lm_eval jinja2",
+        "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.model",
+    ),
     "llada.eval.intervals": rule(),
     "llada.eval.choice": rule(ours="llada.eval.intervals"),
     "llada.eval.task": rule("transformers", "llada.data.chat llada.data.conversations llada.eval.checks"),

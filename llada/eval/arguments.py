@@ -35,6 +35,15 @@ class Settings(Schema):
     batch_size: Whole = 32  # rows at once; changes nothing but the time
     max_length: Whole | None = None  # tokens of prompt and answer; None: the model's
 
+    @field_validator("sampler")
+    @classmethod
+    def _guided_alike(cls, value: SamplerConfig) -> SamplerConfig:
+        if value.guidance == "adaptive":
+            raise ValueError(
+                "guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt"
+            )
+        return value
+
     @field_validator("batch_size", mode="before")
     @classmethod
     def _no_automatic_size(cls, value: Any) -> Any:
