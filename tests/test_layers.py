@@ -85,6 +85,7 @@ RULES = {
     "llada.eval.greedy": rule("torch transformers", "llada.eval llada.sampling"),
     "llada.eval.respond": rule("torch transformers", "llada.eval llada.model llada.sampling"),
     "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
+    "llada.eval.__main__": rule("lm_eval", "llada.eval.harness"),
     # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(
         "torch transformers tqdm lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
@@ -203,7 +204,18 @@ def fresh_process(script: str):
 
 def test_importing_the_package_imports_nothing_heavy():
     loaded = fresh_process("import sys, json, llada; print(json.dumps([m.partition('.')[0] for m in sys.modules]))")
-    heavy = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "pydantic", "yaml", "typer"}
+    heavy = {
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "numpy",
+        "pydantic",
+        "yaml",
+        "typer",
+        "lm_eval",
+    }
     assert heavy.isdisjoint(loaded)
 
 

@@ -30,7 +30,6 @@ def evaluate(
     """Evaluate: llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval"""
     import os
 
-    from lm_eval.tasks import TaskManager
     from rich.console import Console
     from rich.table import Table
 
@@ -53,10 +52,10 @@ def evaluate(
     chosen = chosen.replace(chat=True) if chat else chosen
     if allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    manager = evaluation.manager_of(chosen.tasks, include_path)
     evaluation.check_tasks(chosen, manager, allow_code=allow_code_execution)
     processes = Processes(device)
-    loaded, tokenizer = load(Source.model_validate({"pretrained": model, "dtype": dtype}), processes)
+    loaded, tokenizer = load(Source(**{"pretrained": model, "dtype": dtype}), processes)
     how = {"batch_size": batch_size, "seed": seed, "limit": limit, "allow_code": allow_code_execution}
     command = shlex.join(("llada", *sys.argv[1:]))
     found = evaluation.evaluate(loaded, tokenizer, chosen, manager, processes, output=output, command=command, **how)

@@ -5,7 +5,8 @@ goes on with the next), `samples/TASK.jsonl` and `results.json`, written anew af
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -30,12 +31,24 @@ from llada.eval.results import fingerprint
 from llada.model.modeling import LLaDAForMaskedLM
 
 
+def manager_of(names: Iterable[str], include_path: Path | None) -> TaskManager:
+    """What knows the tasks: the folder alone where it has all of them, as to index those of lm_eval takes a while."""
+    if include_path is None:
+        return TaskManager()
+    if not include_path.is_dir():
+        raise FileNotFoundError(f"{include_path} is no folder of task files")
+    own = TaskManager(include_path=str(include_path), include_defaults=False)
+    return own if {*names} <= {*own.all_tasks} else TaskManager(include_path=str(include_path))
+
+
 def check_tasks(preset: Preset, manager: TaskManager, *, allow_code: bool) -> None:
     """Raise ValueError for unknown tasks, for those that run code unless it is allowed, and for shots they refuse."""
     for name, how in preset.tasks.items():
         if name not in manager.all_tasks:
             raise ValueError(f"unknown task {name!r}; `lm_eval ls tasks` lists all, --include-path adds your own")
-        for task_name, task in manager.load([name])["tasks"].items():
+        with _columns(name):
+            found = manager.load([name])["tasks"]
+        for task_name, task in found.items():
             if task.get_config("unsafe_code") and not allow_code:
                 raise ValueError(f"{task_name} runs code that the model writes; allow it with --allow-code-execution")
             if how.shots and task.get_config("num_fewshot") == 0:
@@ -135,7 +148,7 @@ def about(samples: Sequence[dict[str, Any]], responses: Responses) -> dict[str, 
 def _asked(
     lm: LLaDAHarness, name: str, how: TaskSettings, preset: Preset, manager: TaskManager, **options: Any
 ) -> dict[str, Any] | None:
-    try:
+    with _columns(name):
         found = simple_evaluate(
             lm,
             tasks=[name],
@@ -147,9 +160,15 @@ def _asked(
             bootstrap_iters=1000,  # 100000 is lm_eval's own, which takes longer than a small evaluation
             confirm_run_unsafe_code=options["allow_code"],
         )
+    return cast(dict[str, Any] | None, found)
+
+
+@contextmanager
+def _columns(name: str) -> Iterator[None]:
+    try:
+        yield
     except (UndefinedError, KeyError) as error:
         raise ValueError(f"task {name}: a column that it names is not in its data: {error}") from error
-    return cast(dict[str, Any] | None, found)
 
 
 def _claim(output: Path, subject: Mapping[str, Any], processes: Processes) -> None:
