@@ -3,9 +3,11 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Dtype = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
 def evaluate(
@@ -24,7 +26,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="of masks and samplers")] = 0,
     device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
     allow_code_execution: Annotated[bool, typer.Option(help="run what the model writes, for tasks that do")] = False,
 ) -> None:
     """Evaluate: llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval"""
@@ -55,7 +57,7 @@ def evaluate(
     manager = evaluation.manager_of(chosen.tasks, include_path)
     evaluation.check_tasks(chosen, manager, allow_code=allow_code_execution)
     processes = Processes(device)
-    loaded, tokenizer = load(Source(**{"pretrained": model, "dtype": dtype}), processes)
+    loaded, tokenizer = load(Source(pretrained=model, dtype=dtype), processes)
     how = {"batch_size": batch_size, "seed": seed, "limit": limit, "allow_code": allow_code_execution}
     command = shlex.join(("llada", *sys.argv[1:]))
     found = evaluation.evaluate(loaded, tokenizer, chosen, manager, processes, output=output, command=command, **how)

@@ -124,8 +124,8 @@ class LLaDAHarness(LM):
             draws[place] += 1  # lm_eval asks more often than that to give all processes equally many
             if self.responses.find(keys[-1]) is None and keys[-1] not in prompts:
                 with _named(one):
-                    how = read_gen_kwargs(self.settings.sampler, one.args[1])
-                    context = encode_context(self.tokenizer, one.args[0])
+                    how = read_gen_kwargs(self.settings.sampler, one.arguments[1])
+                    context = encode_context(self.tokenizer, one.arguments[0])
                     kept = self._fitted(context, how.sampler.longest or how.sampler.gen_length)
                     prompts[keys[-1]] = Prompt(kept, len(context) - len(kept), how)
         with self._kept(prompts, "texts") as keep:

@@ -120,7 +120,7 @@ def test_a_folder_of_another_subject_is_refused(tuned, folder, tmp_path, monkeyp
         (["--tasks", "bare", "--set", "shots=2"], "bare is a task without examples, but shots=2; leave shots out"),
         (["--tasks", "broken"], "task broken: a column that it names is not in its data: 'question' is undefined"),
         (["--tasks", "choice", "--set", "sampler.step=2"], "did you mean 'steps'"),
-        (["--tasks", "choice", "--dtype", "int8"], "dtype: Input should be 'auto'"),
+        (["--tasks", "choice", "--dtype", "int8"], "'int8' is not one of 'auto'"),
         (["--preset", "llada_instruct_blocks", "--tasks", "mmlu"], "the preset has no task 'mmlu'"),
         (
             ["--tasks", "choice", "--set", "sampler.cfg_scale=1.0", "--set", "sampler.guidance=adaptive"],
