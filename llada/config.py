@@ -4,6 +4,7 @@ A schema is a class that derives from `Schema`; it knows every key, its type and
 raises `ConfigError`, which names what was given, what is allowed, and the near miss.
 """
 
+import copy
 import difflib
 import re
 from collections.abc import Sequence
@@ -55,13 +56,19 @@ def load_config(schema: type[SchemaT], path: str | Path, overrides: Sequence[str
     Raises ConfigError for a file that is missing, not YAML or not a mapping, for an override without `=`, and for
     everything that the schema refuses.
     """
-    values = read_yaml(path)
-    for override in overrides:
-        _apply(values, override)
+    values = apply_overrides(read_yaml(path), overrides)
     try:
         return schema(**values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the values with `key.subkey=value` overrides, as for `load_config`."""
+    changed = copy.deepcopy(values)
+    for override in overrides:
+        _apply(changed, override)
+    return changed
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -65,6 +65,12 @@ RULES = {
     # questions are put in the chat layout
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
     "llada.eval.checks": rule(),
+    "llada.eval.metrics": rule(),
+    "llada.eval.presets": rule("pydantic", "llada.config llada.sampling"),
+    "llada.eval.evaluation": rule(
+        "torch transformers lm_eval jinja2",
+        "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.model",
+    ),
     "llada.eval.intervals": rule(),
     "llada.eval.choice": rule(ours="llada.eval.intervals"),
     "llada.eval.task": rule("transformers", "llada.data.chat llada.data.conversations llada.eval.checks"),
@@ -73,8 +79,16 @@ RULES = {
     "llada.eval.results": rule(
         "torch transformers", "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.sampling"
     ),
+    "llada.eval.texts": rule("transformers", "llada.data.tokenizer"),
+    "llada.eval.arguments": rule("pydantic", "llada.config llada.sampling"),
+    "llada.eval.responses": rule(ours="llada.durable"),
+    "llada.eval.greedy": rule("torch transformers", "llada.eval llada.sampling"),
+    "llada.eval.respond": rule("torch transformers", "llada.eval llada.model llada.sampling"),
+    "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
+    "llada.eval.__main__": rule("lm_eval", "llada.eval.harness"),
+    # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(
-        "torch numpy lm_eval", "llada.eval llada.train.objective llada.sampling llada.model llada.config"
+        "torch transformers tqdm lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
     "llada.cli": rule(ANY, ANY),
 }
@@ -190,7 +204,18 @@ def fresh_process(script: str):
 
 def test_importing_the_package_imports_nothing_heavy():
     loaded = fresh_process("import sys, json, llada; print(json.dumps([m.partition('.')[0] for m in sys.modules]))")
-    heavy = {"torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "pydantic", "yaml", "typer"}
+    heavy = {
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "numpy",
+        "pydantic",
+        "yaml",
+        "typer",
+        "lm_eval",
+    }
     assert heavy.isdisjoint(loaded)
 
 

@@ -1,6 +1,7 @@
 """Answers of a fine-tuned model to instructions, and how many are right."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, cast
 
 import torch
@@ -25,6 +26,15 @@ class Answer(NamedTuple):
     tokens: int  # generated ones, up to and with the first EOS
 
 
+class Completion(NamedTuple):
+    """What the model wrote after one prompt."""
+
+    ids: list[int]  # all generated tokens
+    forward_passes: int
+    query_tokens: int
+    tokens: int
+
+
 def answer(
     model: LLaDAForMaskedLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -34,18 +44,39 @@ def answer(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Answer]:
-    """One reply to each conversation, which must end with the user's turn. Batches are padded on the left."""
-    answers = []
-    for start in range(0, len(conversations), batch_size):
-        prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
-        prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
+    """One reply to each conversation, which must end with the user's turn."""
+    prompts = (encode_prompt(tokenizer, messages) for messages in conversations)
+    pad = cast(int, tokenizer.pad_token_id)
+    completions = complete(model, prompts, sampler, pad_token_id=pad, batch_size=batch_size, seed=seed)
+    return [Answer(decode_response(tokenizer, ids), *costs) for ids, *costs in completions]
+
+
+def complete(
+    model: LLaDAForMaskedLM,
+    prompts: Iterable[Sequence[int]],
+    sampler: SamplerConfig,
+    *,
+    pad_token_id: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Completion]:
+    """What follows each prompt, in batches that are padded on the left.
+
+    Args:
+        rows: the number of each prompt, by which it gets its random numbers; None: its place.
+    """
+    prompts, start = iter(prompts), 0
+    while batch := list(islice(prompts, batch_size)):
+        prompt, attention_mask = left_padded(batch, pad_token_id)
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
-        out = generate(model, prompt, attention_mask, sampler, seed, first_row=start)
-        replies = out.sequences[:, prompt.shape[1] :].tolist()
+        numbers = start if rows is None else torch.tensor(rows[start : start + len(batch)])
+        out = generate(model, prompt, attention_mask, sampler, seed, first_row=numbers)
         tokens = (out.tokens_per_forward * out.forward_passes).round().long()
-        costs = (numbers.tolist() for numbers in (out.forward_passes, out.query_tokens, tokens))
-        answers += [Answer(decode_response(tokenizer, r), *cost) for r, *cost in zip(replies, *costs, strict=True)]
-    return answers
+        costs = (each.tolist() for each in (out.forward_passes, out.query_tokens, tokens))
+        for ids, *cost in zip(out.sequences[:, prompt.shape[1] :].tolist(), *costs, strict=True):
+            yield Completion(ids, *cost)
+        start += len(batch)
 
 
 def answer_autoregressively(

@@ -150,10 +150,22 @@ def denoise(
             del logits, drafts, step  # before the next logits are there
 
 
-def row_uniforms(seed: int, attention_mask: Tensor, first_row: int = 0) -> RowUniforms:
+def row_uniforms(seed: int, attention_mask: Tensor, first_row: int | Tensor = 0) -> RowUniforms:
     """The random numbers of rows `first_row`, ... of a request whose padding is where `attention_mask` (B, L) is 0."""
-    rows = torch.arange(attention_mask.shape[0], device=attention_mask.device) + first_row
+    rows = row_numbers(first_row, attention_mask.shape[0]).to(attention_mask.device)
     return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
+
+
+def row_numbers(first_row: int | Tensor, count: int) -> Tensor:
+    """The numbers of so many rows, int64 (B,): from the first one on, or, where a tensor is given, just these."""
+    if not isinstance(first_row, Tensor):
+        return torch.arange(first_row, first_row + count)
+    if first_row.shape != (count,) or first_row.dtype != torch.int64:
+        raise ValueError(
+            f"first_row is {first_row.dtype} {tuple(first_row.shape)}; give the number of the first row, or int64 "
+            f"({count},), one number for each row"
+        )
+    return first_row
 
 
 def _logits(

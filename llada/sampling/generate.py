@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
-from llada.sampling.denoise import State, row_uniforms
+from llada.sampling.denoise import State, row_numbers, row_uniforms
 from llada.sampling.predictors import MaskPredictor, Meter
 from llada.sampling.request import check_length, check_tokens, eos_token, left_padding, prompt_padding
 from llada.sampling.reveals import REVEALS
@@ -33,7 +33,7 @@ def generate(
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     *,
-    first_row: int = 0,
+    first_row: int | Tensor = 0,
 ) -> Generation:
     """Continue each prompt by `sampler.gen_length` tokens.
 
@@ -46,7 +46,8 @@ def generate(
         attention_mask: (B, P), 0 at padding; None: no padding.
         sampler: None: low-confidence remasking, greedy, one token per step.
         seed: row i's randomness is a function of (seed, i) alone.
-        first_row: the number i of the first row, where a request is generated in several batches.
+        first_row: the number i of the first row, where a request is generated in several batches; or a number for each
+            row, int64 (B,), such as one that is made of its content.
 
     Raises ValueError where the prompt holds [MASK] (infill does that), where prompt and answer exceed the model's
     length, and where the sampler needs an end-of-sequence token that the model's config does not name.
@@ -66,7 +67,7 @@ def generation_states(
     sampler: SamplerConfig,
     seed: int = 0,
     *,
-    first_row: int = 0,
+    first_row: int | Tensor = 0,
     meter: Meter | None = None,
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there.
@@ -98,7 +99,7 @@ def infill(
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     *,
-    first_row: int = 0,
+    first_row: int | Tensor = 0,
 ) -> Generation:
     """Fill every [MASK] of the canvas, wherever it stands; all other tokens stay.
 
@@ -168,7 +169,7 @@ def _grow(
     sampler: SamplerConfig,
     longest: int,
     seed: int,
-    first_row: int,
+    first_row: int | Tensor,
     meter: Meter,
 ) -> Generation:
     """Answers that find their own lengths (DAEDAL), up to `longest`, filled with EOS to that of the longest one."""
@@ -179,8 +180,9 @@ def _grow(
     check_length(model, max(map(len, rows), default=0) + longest)
     answers = prompt.new_full((len(rows), longest), eos_token(model, "longest"))
     lengths = torch.zeros(len(rows), dtype=torch.long, device=prompt.device)
+    numbers = row_numbers(first_row, len(rows))
     for i, row in enumerate(rows):  # one by one, as each canvas grows at other places
-        uniforms = row_uniforms(seed, row.new_ones(1, len(row) + longest), first_row + i)
+        uniforms = row_uniforms(seed, row.new_ones(1, len(row) + longest), numbers[i : i + 1])
         counted = meter.of_rows(torch.tensor([i], device=prompt.device))
         answer = answer_of(sampler, model, row, uniforms, counted).sequence[len(row) :]
         lengths[i] = len(answer)

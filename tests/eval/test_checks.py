@@ -49,5 +49,36 @@ def test_contains_finds_the_expected_text_anywhere(answer, expected, right):
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
 def test_an_answer_with_a_number_is_right_by_itself_in_every_check(check):
-    assert check("It takes 4 days", "It takes 4 days") is True
+    assert check("It takes 4 days: B", "It takes 4 days: B") is True
     assert check("It takes 4 days", "It takes 5 days") is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("6 * 7 = 42\n#### 42", "so 42 eggs\n#### 42", True),
+        ("#### 1,234.0\nand 5 more", "#### 1234", True),
+        ("first #### 3, then #### 4", "#### 3", False),
+        (r"thus \boxed{12} of 13", "#### 12", True),
+        (r"\boxed{\text{about } 1,000}", "1000", True),
+        ("it is 7, no, 8.", "#### 8", True),
+        ("#### -3", "#### 3", False),
+        ("none", "#### 3", False),
+        ("#### none of 3", "3", True),
+    ],
+)
+def test_final_numbers_are_where_they_are_marked(answer, expected, right):
+    assert CHECKS["final_number"](answer, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("B", True), ("(B)", True), ("B.", True), ("The answer is B.", True), ("The answer is (B), not (C).", True),
+        ("Answer: B\n", True), ("A cat is no dog, so (B)", True), ("(A) is wrong. (B)", True), ("C", False),
+        ("The answer is B because of A", True), ("b", False),
+        ("Bees", False), ("", False), ("A B. no: C.", False),
+    ],
+)  # fmt: skip
+def test_the_letter_of_a_choice_is_found(answer, right):
+    assert CHECKS["letter"](answer, "B") is right

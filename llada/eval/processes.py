@@ -1,0 +1,62 @@
+"""Several processes that share an evaluation, as torchrun and `accelerate launch` start them, each with a model."""
+
+import os
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llada.eval.arguments import Source
+from llada.model.checkpoint import load_pretrained
+from llada.model.modeling import LLaDAForMaskedLM
+
+
+class Processes:
+    """This process among all; alone where the environment names no others."""
+
+    def __init__(self, device: str | None = None):
+        """Args: device: where the model goes; None: a GPU where there is one.
+
+        A GPU that is not there becomes the CPU, as in lm_eval, which asks for cuda:0 on every machine.
+        """
+        on_cpu = not torch.cuda.is_available() or device == "cpu"
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self._state = PartialState(cpu=on_cpu) if several else None
+        self.rank = self._state.process_index if self._state else 0
+        self.count = self._state.num_processes if self._state else 1
+        self.device = torch.device("cpu" if on_cpu else device or "cuda")
+        if self._state and not on_cpu:
+            self.device = self._state.device
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one after another; a number becomes a tensor of one."""
+        from accelerate.utils import gather
+
+        found = gather(tensor) if self._state else tensor
+        assert isinstance(found, Tensor)
+        return found
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
+        """The objects of all processes, on one of them; nothing on the others."""
+        if self._state is None:
+            return [obj]
+        found = [None] * self.count if self.rank == dst else None
+        torch.distributed.gather_object(obj, found, dst=dst)
+        return found or []
+
+    def barrier(self) -> None:
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+
+def load(source: Source, processes: Processes) -> tuple[LLaDAForMaskedLM, PreTrainedTokenizerBase]:
+    """The model on the device of this process, and its tokenizer, without which nothing can be asked."""
+    dtype = None if source.dtype == "auto" else getattr(torch, source.dtype)
+    model, tokenizer = load_pretrained(
+        source.pretrained, dtype=dtype, device=processes.device, mask_token_id=source.mask_token_id
+    )
+    if tokenizer is None:
+        raise ValueError(f"{source.pretrained} has no tokenizer, so it cannot be asked in text; save one beside it")
+    return model, tokenizer

@@ -1,0 +1,141 @@
+"""Asking a model many things at once, in batches of like length; each response is kept as soon as it is there."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from llada.eval.answers import complete
+from llada.eval.arguments import Asked, Settings
+from llada.eval.greedy import is_greedy
+from llada.eval.likelihood import log_likelihoods, rolling_log_likelihood
+from llada.eval.responses import Response
+from llada.eval.scoring import Request
+from llada.eval.texts import decode_until
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.sampling.request import end_tokens
+
+Keep = Callable[[str, Response], None]  # (key of the request, response)
+
+
+class Pair(NamedTuple):
+    """An answer to be scored."""
+
+    request: Request
+    dropped: int  # tokens of its context that the model has no room for
+
+
+class Prompt(NamedTuple):
+    """A text to be continued."""
+
+    ids: list[int]
+    dropped: int
+    how: Asked
+
+
+def score(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings, keep: Keep) -> None:
+    """The likelihood of each answer."""
+    longest_first = dict(sorted(pairs.items(), key=lambda item: -sum(map(len, item[1].request))))
+    bounds = log_likelihoods(
+        model,
+        [pair.request for pair in longest_first.values()],
+        settings.samples,
+        settings.seed,
+        batch_size=settings.batch_size,
+        cfg_scale=settings.sampler.cfg_scale,
+    )
+    with finite(model):
+        for (key, pair), bound in zip(longest_first.items(), bounds, strict=True):
+            keep(key, {"value": bound.value, "stderr": bound.stderr, "dropped": pair.dropped})
+
+
+def score_texts(
+    model: LLaDAForMaskedLM, texts: Mapping[str, list[int]], max_length: int, settings: Settings, keep: Keep
+) -> None:
+    """The likelihood of each text: whole where it fits, otherwise of halves of `max_length`, given those before."""
+    how: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "batch_size": settings.batch_size}
+    with finite(model):
+        for key, ids in texts.items():
+            window = max_length if len(ids) <= max_length else max(1, max_length // 2)
+            bound = rolling_log_likelihood(model, ids, window, max_length - window, **how)
+            keep(key, {"value": bound.value, "stderr": bound.stderr, "tokens": len(ids)})
+
+
+def decode(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings, keep: Keep) -> None:
+    """Whether greedy decoding writes each answer."""
+
+    def length(key: str) -> int:
+        return len(pairs[key].request.answer)
+
+    with finite(model):
+        for _, group in groupby(sorted(pairs, key=length), length):
+            keys = list(group)
+            for start in range(0, len(keys), settings.batch_size):
+                batch = keys[start : start + settings.batch_size]
+                requests = [pairs[key].request for key in batch]
+                for key, found in zip(
+                    batch, is_greedy(model, requests, cfg_scale=settings.sampler.cfg_scale), strict=True
+                ):
+                    keep(key, {"greedy": found})
+
+
+def write(
+    model: LLaDAForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Mapping[str, Prompt],
+    settings: Settings,
+    keep: Keep,
+) -> None:
+    """A text after each prompt; the keys, which are hexadecimal, are what its random numbers are made of."""
+    ends = end_tokens(model)
+    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
+
+    def sampler(key: str) -> str:
+        return prompts[key].how.sampler.model_dump_json()
+
+    ordered = sorted(prompts, key=lambda key: (sampler(key), -len(prompts[key].ids)))
+    with finite(model):
+        for _, group in groupby(ordered, sampler):
+            keys = list(group)
+            completions = complete(
+                model,
+                [prompts[key].ids for key in keys],
+                prompts[keys[0]].how.sampler,
+                pad_token_id=pad,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                rows=[int(key[:15], 16) for key in keys],
+            )
+            for key, one in zip(keys, completions, strict=True):
+                how, dropped = prompts[key].how, prompts[key].dropped
+                length = next((i for i, token in enumerate(one.ids) if token in ends), len(one.ids))
+                kept = one.ids[:length][: how.most]
+                keep(
+                    key,
+                    {
+                        "text": decode_until(tokenizer, kept, how.until),
+                        "ids": kept,
+                        "ended": length < len(one.ids),
+                        "cut": len(kept) < length,
+                        "forward_passes": one.forward_passes,
+                        "dropped": dropped,
+                    },
+                )
+
+
+@contextmanager
+def finite(model: torch.nn.Module) -> Iterator[None]:
+    """Raise FloatingPointError as soon as the model's logits are not numbers; a sampler would choose some token."""
+
+    def check(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        if output.logits.isnan().any():  # sync
+            raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
+
+    handle = model.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
