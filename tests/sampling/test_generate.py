@@ -571,12 +571,12 @@ def test_model_without_the_tokens_a_sampler_needs_is_refused():
 def test_rows_can_have_numbers_of_their_own(models, fields):
     sampler, numbers = SamplerConfig(gen_length=4, temperature=1.0, **fields), torch.tensor([5, 2**61 + 3])
     prompt = prompts(3, 5)[:1]
-    both = generate(models["none"], prompt.repeat(2, 1), sampler=sampler, first_row=numbers).sequences
+    both = generate(models["dual"], prompt.repeat(2, 1), sampler=sampler, first_row=numbers).sequences
     assert not torch.equal(both[0], both[1])
     for i, number in enumerate(numbers.tolist()):
-        alone = generate(models["none"], prompt, sampler=sampler, first_row=number).sequences[0]
+        alone = generate(models["dual"], prompt, sampler=sampler, first_row=number).sequences[0]
         assert torch.equal(both[i, : len(alone)], alone)
     with pytest.raises(
         ValueError, match=r"first_row is torch.int64 \(2,\); give the number of the first row, or int64"
     ):
-        generate(models["none"], prompt, sampler=sampler, first_row=numbers)
+        generate(models["dual"], prompt, sampler=sampler, first_row=numbers)
