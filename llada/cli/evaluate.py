@@ -38,13 +38,13 @@ def evaluate(
     from llada.config import apply_overrides
     from llada.eval import evaluation
     from llada.eval.arguments import Source
-    from llada.eval.presets import Preset
+    from llada.eval.presets import Preset, TaskSettings
     from llada.eval.processes import Processes, load
 
     names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
     if preset is None and not names:
         raise ValueError("nothing to evaluate: give --tasks or --preset")
-    chosen = Preset(tasks={name: {} for name in names}) if preset is None else Preset.named(preset)
+    chosen = Preset(tasks={name: TaskSettings() for name in names}) if preset is None else Preset.named(preset)
     chosen = chosen.only(names) if names else chosen
     if set_:
         changed = {

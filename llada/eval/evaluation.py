@@ -5,7 +5,7 @@ goes on with the next), `samples/TASK.jsonl` and `results.json`, written anew af
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -149,7 +149,7 @@ def _asked(
     lm: LLaDAHarness, name: str, how: TaskSettings, preset: Preset, manager: TaskManager, **options: Any
 ) -> dict[str, Any] | None:
     with _columns(name):
-        found = simple_evaluate(
+        found = cast(Callable[..., Any], simple_evaluate)(  # whose decorator hides its parameters
             lm,
             tasks=[name],
             num_fewshot=how.shots,

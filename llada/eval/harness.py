@@ -30,7 +30,6 @@ from llada.model.modeling import LLaDAForMaskedLM
 _LOG = logging.getLogger(__name__)
 
 
-@register_model("llada")
 class LLaDAHarness(LM):
     """A model, how it is asked, and what it has answered.
 
@@ -203,3 +202,6 @@ def _named(one: Instance) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"task {one.task_name}, document {one.doc_id}: {error}") from error
+
+
+register_model("llada")(LLaDAHarness)  # not as a decorator, which would hide its parameters from type checkers
