@@ -52,6 +52,11 @@ RULES = {
     # what a batch holds is decided by the objective and the noise alone
     "llada.train.batches": rule("torch numpy", "llada.train.objectives llada.train.noise llada.train.signals"),
     "llada.train.config": rule("pydantic", "llada.config"),
+    "llada.train.dropout": rule("torch", "llada.train.objectives"),
+    # the optional extra for adapters is asked for here alone
+    "llada.train.lora": rule(
+        "peft torch transformers safetensors", "llada.config llada.model.baseline llada.train.dropout"
+    ),
     "llada.data": rule(
         "datasets tokenizers transformers numpy", "llada.data llada.durable"
     ),  # token shards are numpy memory maps

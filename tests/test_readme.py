@@ -34,6 +34,7 @@ def quickstart(tmp_path_factory):
         llada(monkeypatch, "prepare", "instructions", f"{run}/instructions", "--count", 5)
         llada(monkeypatch, "pretrain", "configs/pretrain/quickstart.yaml", *SMALL, "model.max_sequence_length=256")
         llada(monkeypatch, "sft", "configs/sft/quickstart.yaml", *SMALL_SFT)
+        llada(monkeypatch, "sft", "configs/sft/lora.yaml", *SMALL_SFT)
     yield folder
     os.chdir(before)
 
@@ -55,7 +56,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
-    assert len(commands) == 14
+    assert len(commands) == 15
     Path("web").mkdir()
     rows = [{"text": " ".join(f"word {i * k} is new" for k in range(60))} for i in range(80)] + [{"text": ""}]
     Path("web", "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

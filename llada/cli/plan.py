@@ -38,6 +38,8 @@ def plan(
     made = planning.plan(pieces, devices)
     table = Table("", "", title=str(config), show_header=False)
     table.add_row("parameters", f"{made.parameters:,} ({made.outside_blocks:,} outside the blocks)")
+    if made.trained < made.parameters:
+        table.add_row("trained", f"{made.trained:,} of them, in adapters")
     table.add_row("data", f"{made.rows:,} rows; the run goes through them {made.epochs:.2f} times")
     table.add_row("tokens", f"{made.tokens_per_step:,} a step, {made.tokens:,} in {settings.steps:,} steps")
     flops = made.flops_per_step

@@ -1,6 +1,5 @@
 """From a configuration to the parts of a training run: processes, data, model, optimisers. Nothing is written."""
 
-import copy
 import os
 import sys
 import warnings
@@ -29,13 +28,15 @@ from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batches, Rows
-from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
+from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
+from llada.train.dropout import keyed
 from llada.train.loop import prepare
+from llada.train.lora import adapt, check_installed, twin
 from llada.train.mixture import Mixture
 from llada.train.objectives import ELBO, OBJECTIVES, Noise, Objective
 from llada.train.optim import OPTIMIZERS
 from llada.train.sharding import shard
-from llada.train.state import Trained
+from llada.train.state import Position, Trained, fingerprint, weights_fingerprint
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Run:
     accelerator: Accelerator
     wrapped: nn.Module  # the model as it is called in training
     trained: Trained
+    begun: Position  # before the first step
 
 
 def inputs_of(config: TrainConfig) -> list[str]:
@@ -115,6 +117,11 @@ def processes(config: TrainConfig) -> Accelerator:
             "accelerate's configuration shards the model already, without an average; set sharding=none and no ema, or "
             "leave the sharding to sharding=full under configs/accelerate/ddp.yaml"
         )
+    if accelerator.is_fsdp2 and lora_of(config):
+        raise ConfigError(
+            "accelerate's configuration shards the model, which is not tried with lora; use sharding=full under "
+            "configs/accelerate/ddp.yaml"
+        )
     set_seed(config.seed)
     return accelerator
 
@@ -127,11 +134,15 @@ def parts(config: TrainConfig) -> Parts:
 def place(parts: Parts, accelerator: Accelerator) -> Run:
     """Make model and optimisers and put them on their devices, replicated or sharded."""
     config, model = parts.config, _model(parts)
+    begun = Position(data=fingerprint(parts.batches.rows))
+    if lora := lora_of(config):
+        begun = begun._replace(base=weights_fingerprint(model))
+        adapt(model, **lora.model_dump(), base=cast(SFTConfig, config).init, seed=config.seed)
     if config.gradient_checkpointing:
         with warnings.catch_warnings():  # the newest transformers have another name for it, the older ones only this
             warnings.simplefilter("ignore", FutureWarning)
             model.gradient_checkpointing_enable()
-    average = None if config.ema is None else copy.deepcopy(model)
+    average = None if config.ema is None else twin(model)
     if config.sharding == "full":
         shard(model, accelerator)
         average = None if average is None else shard(average, accelerator)
@@ -144,7 +155,7 @@ def place(parts: Parts, accelerator: Accelerator) -> Run:
     build = OPTIMIZERS[optim.optimizer]
     raw: list[Optimizer] = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
     wrapped, optimizers = prepare(model, raw, accelerator)
-    return Run(parts, accelerator, wrapped, Trained(model, optimizers, average))
+    return Run(parts, accelerator, wrapped, Trained(model, optimizers, average), begun)
 
 
 def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
@@ -197,6 +208,8 @@ def _pretraining(config: PretrainConfig) -> Parts:
 
 
 def _fine_tuning(config: SFTConfig) -> Parts:
+    if config.lora is not None:
+        check_installed()
     causal = config.objective == "autoregressive"
     described, tokenizer = read_autoregressive(config.init) if causal else read_description(config.init)
     if tokenizer is None:
@@ -279,5 +292,7 @@ def _parts(
         block_length=block_length,
     )
     objective = OBJECTIVES[config.objective]
+    if (lora := lora_of(config)) and lora.dropout:
+        objective = keyed(objective)
     batches = Batches(train, config.batch_size, noise, config.micro_batch_size, config.workers, objective, order)
     return Parts(config, model_config, tokenizer, batches, heldout, per)

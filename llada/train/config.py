@@ -1,6 +1,6 @@
 """The schemas of configs/pretrain and configs/sft: one YAML file is one run."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,26 @@ class OptimConfig(Schema):
             raise ValueError("decay has no effect with schedule: cosine; remove it")
         if self.schedule == "warmup_stable_decay" and self.final and not self.decay:
             raise ValueError("final has no effect without decay steps; give decay or remove final")
+        return self
+
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoRAConfig(Schema):
+    """Low-rank adapters (LoRA, arXiv:2106.09685): W + alpha / rank · B A, and only A and B are trained."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of what A reads
+    targets: Annotated[list[Projection], Field(min_length=1)] = Field(
+        default_factory=lambda: list(get_args(Projection))
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets names a projection twice: {', '.join(self.targets)}")
         return self
 
 
@@ -129,9 +149,24 @@ class SFTConfig(TrainConfig):
     eos_padding: bool = True  # learn the padding of shorter rows; False: it is hidden, after one end of sequence
     mask_prompt: bool = False  # mask prompts as well, and learn them
     block_length: Positive | None = None  # of block_diffusion; None: the checkpoint's
+    lora: LoRAConfig | None = None  # train low-rank adapters; None: all weights
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Self:
+        if self.lora is not None and self.optim.optimizer == "muon":
+            raise ValueError(
+                "optim.optimizer: muon makes the update of a whole matrix orthogonal, which it cannot do by the two "
+                "factors of lora; set optimizer: adamw"
+            )
+        return self
 
     @model_validator(mode="after")
     def _blocks(self) -> Self:
         if self.block_length is not None and self.objective != "block_diffusion":
             raise ValueError(f"block_length has no effect with objective: {self.objective}; remove it")
         return self
+
+
+def lora_of(config: TrainConfig) -> LoRAConfig | None:
+    """The adapters of a run, which only fine-tuning may have."""
+    return config.lora if isinstance(config, SFTConfig) else None

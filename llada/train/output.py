@@ -128,7 +128,8 @@ def _check_same_run(config: TrainConfig, output: Path) -> None:
         raise ConfigError(f"output={config.output!r} is not empty and holds no run; choose another folder") from None
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{output / 'config.json'} cannot be read: {error}") from None
-    new = _flat(config.model_dump(mode="json"))
+    values = config.model_dump(mode="json")
+    new = values | _flat(values)  # a group under its own name, too, where the run had none
     changed = [
         f"{key} was {value!r}, is {new.get(key)!r}"
         for key, value in old.items()  # a setting that it does not know is newer than the run, and has its default

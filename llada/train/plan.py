@@ -21,7 +21,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from llada.model.baseline import build_model
 from llada.model.configuration import LLaDAConfig
 from llada.train.build import Parts, place, processes
-from llada.train.config import PretrainConfig, SFTConfig, TrainConfig
+from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
+from llada.train.lora import adapt
 from llada.train.optim import OPTIMIZERS
 from llada.train.run import steps_of
 from llada.train.state import Position
@@ -32,6 +33,7 @@ class Plan(NamedTuple):
 
     parameters: int
     outside_blocks: int  # of them, embedding, LM head and last norm
+    trained: int  # of them; fewer where the run has adapters
     rows: int  # of training data
     epochs: float
     tokens_per_step: int  # with padding
@@ -49,8 +51,10 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
     config, batches = parts.config, parts.batches
     with torch.device("meta"):
         model = build_model(parts.model_config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    blocks = sum(parameter.numel() for parameter in _blocks(model).parameters())
+        if lora := lora_of(config):
+            adapt(model, **lora.model_dump())
+    parameters, trained = _sizes(model)
+    blocks = _sizes(_blocks(model))[0]
     steps = batches.micro_batches(0, 1, 0, min(config.steps, 8))
     read = [batch.call.inputs["input_ids"].numel() for micro_batches in steps for batch in micro_batches]
     tokens_per_step = sum(read) // min(config.steps, 8)
@@ -59,13 +63,14 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
     return Plan(
         parameters=parameters,
         outside_blocks=parameters - blocks,
+        trained=trained,
         rows=len(batches.rows),
         epochs=config.steps * config.batch_size / len(batches.rows),
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * config.steps,
         flops_per_step=tokens_per_step
         * training_flops(parts.model_config, blocks, attended, recompute=config.gradient_checkpointing,
-                         asked=batches.objective.asks),
+                         asked=batches.objective.asks, adapters=trained if lora else None),
         memory=_memory(config, model, min(config.micro_batch_size or config.batch_size, config.batch_size // devices),
                        longest * batches.objective.reads, devices),
     )  # fmt: skip
@@ -105,30 +110,44 @@ def available_memory() -> int:
 
 
 def training_flops(
-    config: PreTrainedConfig, block_parameters: int, length: int, *, recompute: bool = False, asked: float = 0.5
+    config: PreTrainedConfig,
+    block_parameters: int,
+    length: int,
+    *,
+    recompute: bool = False,
+    asked: float = 0.5,
+    adapters: int | None = None,
 ) -> float:
     """Floating-point operations of a training step per token: twice as many backward as forward.
 
-    The LM head runs on the share of the positions that are `asked`: the masked half of them, or all in the
+    With so many parameters of `adapters` among those of the blocks, all else is frozen, and takes as many backward as
+    forward. The LM head runs on the share of the positions that are `asked`: the masked half of them, or all in the
     autoregressive baseline. `recompute`: the blocks run forward once more, but for their last matrix, whose result the
-    backward pass does not need.
+    backward pass does not need where it has no adapter.
     """
     blocks = 2 * block_parameters + 4 * length * config.hidden_size * config.num_hidden_layers
     head = 2 * config.hidden_size * _vocabulary(config) * asked
-    again = blocks - 2 * config.hidden_size * config.intermediate_size * config.num_hidden_layers if recompute else 0
-    return 3 * (blocks + head) + again
+    last = 2 * config.hidden_size * config.intermediate_size * config.num_hidden_layers if adapters is None else 0
+    again = blocks - last if recompute else 0
+    spared = 0 if adapters is None else 2 * (block_parameters - adapters) + head  # gradients of frozen weights
+    return 3 * (blocks + head) - spared + again
 
 
-def activation_bytes(config: PreTrainedConfig, tokens: int, *, half: bool = False, recompute: bool = False) -> int:
+def activation_bytes(
+    config: PreTrainedConfig, tokens: int, *, half: bool = False, recompute: bool = False, adapted: int = 0
+) -> int:
     """Bytes that autograd keeps of the blocks for a backward pass over so many tokens, without padding.
 
     `half`: matrices in bfloat16 under autocast, beside their float32 masters; `recompute`: gradient checkpointing, so
-    one block at a time and the inputs of all.
+    one block at a time and the inputs of all; `adapted`: the ranks of a block's adapters together, at the most, which
+    is where all projections have one.
     """
     d, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     kv = config.num_key_value_heads * d // heads
     wide, narrow = (4 * d + heads + 2, 7 * d + 2 * kv + 4 * f) if half else (8 * d + 2 * kv + 4 * f + heads + 2, 0)
     block = 4 * wide + 2 * narrow
+    if adapted:  # the frozen norms keep nothing; in half precision attention's result is there twice
+        block += 2 * adapted - 6 * d if half else 4 * adapted - 8 * d
     return tokens * (block + 4 * d * (config.num_hidden_layers - 1) if recompute else block * config.num_hidden_layers)
 
 
@@ -136,13 +155,19 @@ def _blocks(model: PreTrainedModel) -> nn.ModuleList:
     return cast(Any, model.base_model).layers
 
 
+def _sizes(module: nn.Module) -> tuple[int, int]:
+    """The numbers of parameters, and of those that are trained."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
 def _vocabulary(config: PreTrainedConfig) -> int:
     return config.embedding_size if isinstance(config, LLaDAConfig) else config.vocab_size
 
 
 def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int, devices: int) -> dict[str, int]:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    block = sum(parameter.numel() for parameter in _blocks(model)[0].parameters())
+    parameters, trained = _sizes(model)
+    block = _sizes(_blocks(model)[0])[0]
     outside = parameters - block * len(_blocks(model))
     optimizers = OPTIMIZERS[config.optim.optimizer](model)
     moments = sum(
@@ -155,14 +180,16 @@ def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int,
     half = config.mixed_precision == "bf16"
     tokens = rows * length
     recompute = config.gradient_checkpointing
+    adapted = 0 if (lora := lora_of(config)) is None else lora.rank * len(lora.targets)
     memory = {
         "weights": 4 * parameters // shares,
-        "gradients": 4 * parameters // shares,
+        "gradients": 4 * trained // shares,
         "optimiser": 4 * moments // shares,
-        "average": 4 * parameters // shares if config.ema is not None else 0,
+        # what is frozen is shared with it, if whole
+        "average": 4 * (trained if shares == 1 else parameters) // shares if config.ema is not None else 0,
         "gathered weights": 2 * 4 * (block + outside) if shares > 1 else 0,  # used and fetched ahead
         "half-precision copies": 2 * (parameters if shares == 1 else block + outside) if half else 0,
-        "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute),
+        "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute, adapted=adapted),
         # logits and their gradient; every position may be asked
         "logits": tokens * _vocabulary(model.config) * (10 if half else 8),
     }

@@ -20,10 +20,11 @@ from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.checkpoints import checkpoint_path
 from llada.train.config import TrainConfig
 from llada.train.loop import evaluate
+from llada.train.lora import is_adapted
 from llada.train.output import check_output
 from llada.train.plan import duration
 from llada.train.run import steps_of
-from llada.train.state import Position, fingerprint, restore, save
+from llada.train.state import restore, save
 
 
 def rehearse(config: TrainConfig) -> str:
@@ -50,7 +51,7 @@ def rehearse(config: TrainConfig) -> str:
 def _rehearsal(run: Run, folder: Path, disk: Path) -> list[str]:
     config, batches = run.parts.config, run.parts.batches
     lines = [f"data: {_checked(batches.rows, batches.noise.mask_token_id)}"]
-    logs = steps_of(run, Position())
+    logs = steps_of(run, run.begun)
     done, seconds, begun = [], 0.0, time.monotonic()
     for log in islice(logs, 2):
         done.append(log)
@@ -58,16 +59,18 @@ def _rehearsal(run: Run, folder: Path, disk: Path) -> list[str]:
     losses = ", ".join(f"{log.loss:.3f}" for log in done)
     lines.append(f"{len(done)} steps: loss {losses}; the last took {seconds:.2f} s")
 
-    position = Position(step=len(done), data=fingerprint(batches.rows))
+    position = run.begun._replace(step=len(done))
     begun = time.monotonic()
     save(folder, run.trained, run.parts.tokenizer, position, keep=1, accelerator=run.accelerator)
     checkpoint = checkpoint_path(folder, position.step)
     size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
     lines.append(f"save: {size / 1e6:.1f} MB in {time.monotonic() - begun:.2f} s")
-    lines.append(on_main(run.accelerator, lambda: _disk(config, size, shutil.disk_usage(disk).free)))
+    result = sum(p.numel() * p.element_size() for p in run.trained.model.parameters()) * (1 + (config.ema is not None))
+    result = result if is_adapted(run.trained.model) else size
+    lines.append(on_main(run.accelerator, lambda: _disk(config, size, result, shutil.disk_usage(disk).free)))
 
     after = [_weights(run.trained.model) for _ in islice(logs, 1)]  # none where the run has two steps
-    restore(checkpoint, run.trained, position.data)
+    restore(checkpoint, run.trained, run.begun)
     again = [_weights(run.trained.model) for _ in islice(steps_of(run, position), 1)]
     same = "the same bit for bit" if after == again else "not the same bits: the kernels here are not reproducible"
     lines.append(f"resume: the next step is {same}" if after else "resume: the checkpoint loads")
@@ -90,9 +93,9 @@ def _checked(rows: Rows, mask_token_id: int, most: int = 20_000) -> str:
     return f"{len(rows)} rows, {min(len(rows), most)} of them looked through"
 
 
-def _disk(config: TrainConfig, checkpoint: int, free: int) -> str:
+def _disk(config: TrainConfig, checkpoint: int, result: int, free: int) -> str:
     """Whether the disk takes the checkpoints that stay, the one being written, and the result."""
-    needed = checkpoint * (config.checkpoint_keep + 2)
+    needed = checkpoint * (config.checkpoint_keep + 1) + result
     if needed > free:
         raise ConfigError(
             f"the run needs {needed / 1e9:.1f} GB for {config.checkpoint_keep} checkpoints, the one being written and "

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,10 +19,11 @@ from llada.train.config import OptimConfig, TrainConfig
 from llada.train.guards import spike
 from llada.train.journal import Journal, read_log
 from llada.train.loop import StepLog, evaluate, fit
+from llada.train.lora import is_adapted
 from llada.train.optim import cosine, warmup_stable_decay
 from llada.train.output import Output, check_output, claim_output
 from llada.train.signals import Interrupted, Stop, stop_signals
-from llada.train.state import Position, Trained, fingerprint, restore, save, save_model
+from llada.train.state import ADAPTER_OF, Position, Trained, restore, save, save_adapter, save_model
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -37,16 +39,15 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     output = claim_output(config, accelerator, resume=resume)
     if output.finished:
         return output.folder / "model"
-    position = Position(data=fingerprint(run.parts.batches.rows))
+    position = run.begun
     if output.checkpoint is not None:
-        position = restore(output.checkpoint, run.trained, position.data)
+        position = restore(output.checkpoint, run.trained, position)
     if position.step > config.steps:
         raise ConfigError(f"steps={config.steps}, but the run has done {position.step} already")
     journal = together(
         accelerator, lambda: Journal(output.log, position.log_bytes) if accelerator.is_main_process else None
     )
-    results = ["model"] if run.trained.average is None else ["model", "ema"]
-    missing = on_main(accelerator, lambda: not all((output.folder / name).is_dir() for name in results))
+    missing = on_main(accelerator, lambda: not all((output.folder / name).is_dir() for name in _results(run.trained)))
     if position.step == config.steps and missing:
         _save_result(run.trained, run.parts.tokenizer, output.folder, accelerator)
     with stop_signals() as stop:
@@ -57,7 +58,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 def _steps(run: Run, output: Output, position: Position, journal: Journal | None, stop: Stop) -> None:
     config, accelerator, trained, tokenizer = run.parts.config, run.accelerator, run.trained, run.parts.tokenizer
     losses = [record["loss"] for record in read_log(output.folder) if record["loss"] is not None]
-    parameters = inner_parameters(trained.model)
+    flops = flops_per_token(trained.model)
     _start_trackers(run)
     logs = steps_of(run, position)
     before = time.monotonic()
@@ -73,7 +74,7 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
         record = log._asdict() | {
             "tokens_per_second": position.tokens / position.seconds,
             "elapsed": position.seconds,
-            "flops": 6 * parameters * position.read,  # 6ND, as in LLaDA's comparison at equal compute
+            "flops": flops * position.read,
         }
         if log.non_finite is None:
             del record["non_finite"]
@@ -124,9 +125,18 @@ def steps_of(run: Run, position: Position) -> Iterator[StepLog]:
 
 def inner_parameters(model: PreTrainedModel) -> int:
     """The number of parameters without embedding and LM head: N of the scaling laws (arXiv:2502.09992, table 5)."""
+    return sum(parameter.numel() for parameter in _inner(model))
+
+
+def flops_per_token(model: PreTrainedModel) -> int:
+    """6N, as in LLaDA's comparison at equal compute; 4 for a frozen parameter, which takes no gradient of its own."""
+    return sum((6 if parameter.requires_grad else 4) * parameter.numel() for parameter in _inner(model))
+
+
+def _inner(model: PreTrainedModel) -> list[nn.Parameter]:
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     outside = {parameter for end in ends if end is not None for parameter in end.parameters()}
-    return sum(parameter.numel() for parameter in model.parameters() if parameter not in outside)
+    return [parameter for parameter in model.parameters() if parameter not in outside]
 
 
 def learning_rate(optim: OptimConfig, steps: int) -> Callable[[int], float]:
@@ -168,13 +178,25 @@ def _update_average(trained: Trained, decay: float | None, step: int) -> None:
         return
     early = (1 + step) / (10 + step)  # else the first weights would stay in the average for 1 / (1 - decay) steps
     update = get_ema_multi_avg_fn(min(decay, early))
-    update(list(trained.average.parameters()), list(trained.model.parameters()), step)
+    update(_trainable(trained.average), _trainable(trained.model), step)
+
+
+def _trainable(model: PreTrainedModel) -> list[torch.Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _results(trained: Trained) -> dict[str, PreTrainedModel]:
+    """The folders that a run leaves, and the models in them; those of `ADAPTER_OF` hold the adapters alone."""
+    models = {"model": trained.model} | ({} if trained.average is None else {"ema": trained.average})
+    return models | {ADAPTER_OF[name]: model for name, model in models.items() if is_adapted(model)}
 
 
 def _save_result(trained: Trained, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator) -> None:
-    save_model(trained.model, tokenizer, folder / "model", accelerator)
-    if trained.average is not None:
-        save_model(trained.average, tokenizer, folder / "ema", accelerator)
+    for name, model in _results(trained).items():
+        if name in ADAPTER_OF:
+            save_model(model, tokenizer, folder / name, accelerator)
+        else:
+            save_adapter(model, folder / name, accelerator)
 
 
 def _write_log(record: dict[str, Any], journal: Journal | None, accelerator: Accelerator) -> Exception | None:

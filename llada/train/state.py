@@ -8,6 +8,9 @@ are the whole state. A checkpoint of replicated processes (one process, DDP) is 
     ema/                     the averaged model, where there is one
     state.json               the position
 
+Where adapters are trained (`llada.train.lora`), `model/` is without weights, and `adapter/` and `ema_adapter/` hold the
+adapters in peft's format; the model below them is the one that the run began with.
+
 A sharded model (FSDP2) is written by all processes through torch's distributed checkpoints into `shards/` instead,
 whose metadata is a pickle: load only your own. Either kind resumes at any number of processes, sharded or not.
 """
@@ -19,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -43,6 +46,9 @@ from llada.model.configuration import LLaDAConfig
 from llada.train.agreement import on_main, together
 from llada.train.batches import Rows
 from llada.train.checkpoints import CheckpointError, begin, checkpoint_path, commit
+from llada.train.lora import adapter_tensors, is_adapted, merged, read_adapter, write_adapter
+
+ADAPTER_OF = {"model": "adapter", "ema": "ema_adapter"}  # the folder of its adapters alone
 
 
 class Position(NamedTuple):
@@ -55,12 +61,13 @@ class Position(NamedTuple):
     skipped: int = 0  # steps left out because loss or gradient was not finite
     log_bytes: int = 0  # length of log.jsonl up to this step
     data: str = ""  # fingerprint of the training rows
+    base: str = ""  # fingerprint of the weights below adapters
 
 
 class Trained(NamedTuple):
     """What changes while training runs."""
 
-    model: PreTrainedModel  # not wrapped; its parameters may be sharded
+    model: PreTrainedModel  # not wrapped; its parameters may be sharded, or frozen below adapters
     optimizers: Sequence[Optimizer]
     average: PreTrainedModel | None = None  # exponential moving average of the weights
 
@@ -71,6 +78,16 @@ def fingerprint(rows: Rows) -> str:
     for index in np.linspace(0, len(rows) - 1, 64).astype(int):
         for name, values in sorted(rows[int(index)].items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A short name for a model's weights: their names, shapes, and 64 values of each spread over it."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        spread = torch.linspace(0, parameter.numel() - 1, 64, dtype=torch.float64).long()
+        values = parameter.detach().flatten()[spread].float().cpu().numpy()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + values.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -98,10 +115,7 @@ def save(
         if is_sharded(trained.model):
             trained.model.config.save_pretrained(folder / "model")
         else:
-            trained.model.save_pretrained(folder / "model")
-            save_file(_optimizer_tensors(trained), folder / "optimizer.safetensors")
-            if trained.average is not None:
-                trained.average.save_pretrained(folder / "ema")
+            _write_whole(folder, trained)
         tokenizer.save_pretrained(folder / "model")
         write_durably(folder / "state.json", json.dumps(position._asdict(), indent=1).encode())
 
@@ -118,15 +132,18 @@ def save(
         ) from error
 
 
-def restore(checkpoint: Path, trained: Trained, data: str) -> Position:
+def restore(checkpoint: Path, trained: Trained, begun: Position) -> Position:
     """Give model, optimisers and average the values of a checkpoint, in place; where the run stood.
 
-    Raises CheckpointError where the checkpoint is of another model, optimiser, format, or data set than `data`.
+    Raises CheckpointError where the checkpoint is of another model, optimiser or format, or of a run that has not
+    `begun` with the same data and weights.
     """
     try:
         position = Position(**json.loads((checkpoint / "state.json").read_bytes()))
-        if position.data != data:
+        if position.data != begun.data:
             raise CheckpointError("the training data is not what it was trained on; bring the same rows back")
+        if position.base != begun.base:
+            raise CheckpointError("init does not hold the weights that its adapters were trained on; bring them back")
         _check_model(checkpoint, trained.model)
         if (checkpoint / "shards").is_dir():
             _read_shards(checkpoint / "shards", trained)
@@ -140,17 +157,22 @@ def restore(checkpoint: Path, trained: Trained, data: str) -> Position:
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, accelerator: Accelerator
 ) -> None:
-    """Write weights, configuration and tokenizer in the official layout, whole or not at all; replaces `folder`."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    gathered = get_model_state_dict(model, options=options) if is_sharded(model) else None
+    """Write weights, configuration and tokenizer in the official layout, whole or not at all; replaces `folder`.
+
+    Adapters are merged into the weights.
+    """
+    gathered = _gathered(model) if is_sharded(model) else None
 
     def write() -> None:
         whole = model
-        if gathered is not None:
+        if is_adapted(model):
+            whole = merged(model, model.state_dict() if gathered is None else gathered)
+        elif gathered is not None:
             with torch.device("meta"):
                 whole = build_model(model.config)
-            whole.generation_config = model.generation_config
             whole.load_state_dict(gathered, assign=True)
+        if whole is not model:
+            whole.generation_config = model.generation_config
             whole.tie_weights()
         filled = partial_folder(folder)
         whole.save_pretrained(filled)
@@ -160,9 +182,27 @@ def save_model(
     on_main(accelerator, write)
 
 
+def save_adapter(model: PreTrainedModel, folder: Path, accelerator: Accelerator) -> None:
+    """Write the adapters of a model in peft's format, whole or not at all; replaces `folder`."""
+    tensors = _gathered(model, ignore_frozen=True) if is_sharded(model) else model.state_dict()
+
+    def write() -> None:
+        filled = partial_folder(folder)
+        write_adapter(model, tensors, filled)
+        publish_folder(filled, folder)
+
+    on_main(accelerator, write)
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether processes hold parts of the parameters (FSDP2)."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _gathered(model: PreTrainedModel, *, ignore_frozen: bool = False) -> dict[str, Tensor]:
+    """The tensors of a sharded model, whole; on the main process, the others have none."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=ignore_frozen)
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
@@ -178,18 +218,42 @@ def _optimizer_tensors(trained: Trained) -> dict[str, Tensor]:
 
 def _tensors(trained: Trained) -> dict[str, Tensor]:
     """Everything under one name each, as torch's distributed checkpoints take it."""
-    average = {} if trained.average is None else trained.average.state_dict()
+    average = {} if trained.average is None else _changing(trained.average)
     return {
-        **{f"model/{name}": value for name, value in trained.model.state_dict().items()},
+        **{f"model/{name}": value for name, value in _changing(trained.model).items()},
         **{f"optimizer/{name}": value for name, value in _optimizer_tensors(trained).items()},
         **{f"ema/{name}": value for name, value in average.items()},
     }
 
 
+def _changing(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What training changes: all tensors, or those of the adapters."""
+    tensors = model.state_dict()
+    return adapter_tensors(model, tensors) if is_adapted(model) else tensors
+
+
+def _write_whole(folder: Path, trained: Trained) -> None:
+    for name, model in (("model", trained.model), ("ema", trained.average)):
+        if model is None:
+            continue
+        if is_adapted(model):
+            write_adapter(model, model.state_dict(), folder / ADAPTER_OF[name])
+        else:
+            model.save_pretrained(folder / name)
+    if is_adapted(trained.model):
+        trained.model.config.save_pretrained(folder / "model")
+    save_file(_optimizer_tensors(trained), folder / "optimizer.safetensors")
+
+
 def _read_whole(checkpoint: Path, trained: Trained) -> None:
-    _copy_model(checkpoint / "model", trained.model)
-    if trained.average is not None:
-        _copy_model(checkpoint / "ema", trained.average)
+    for name, model in (("model", trained.model), ("ema", trained.average)):
+        if model is None:
+            continue
+        if is_adapted(model):
+            held = read_adapter(checkpoint / ADAPTER_OF[name])
+        else:
+            held = (load_pretrained if _masks(model) else load_autoregressive)(checkpoint / name)[0].state_dict()
+        _copy(held, _changing(model))
     _set_optimizers(trained, load_file(checkpoint / "optimizer.safetensors"))
 
 
@@ -217,10 +281,9 @@ def _check_model(checkpoint: Path, model: PreTrainedModel) -> None:
         raise CheckpointError(f"it holds another model: {'; '.join(told)}")
 
 
-def _copy_model(folder: Path, model: PreTrainedModel) -> None:
-    source = (load_pretrained if _masks(model) else load_autoregressive)(folder)[0].state_dict()
+def _copy(source: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, target in model.state_dict().items():
+        for name, target in targets.items():
             if source[name].dtype != target.dtype:
                 raise CheckpointError(f"{name} was saved as {source[name].dtype}, but is trained as {target.dtype}")
             target.copy_(_shared_like(source[name], target))

@@ -334,7 +334,7 @@ def test_length_and_micro_batch_of_a_run_may_change(stopped, settings):
 
 
 def test_run_does_not_go_on_with_other_data(stopped, settings, monkeypatch):
-    monkeypatch.setattr("llada.train.run.fingerprint", lambda rows: "another")
+    monkeypatch.setattr("llada.train.build.fingerprint", lambda rows: "another")
     with pytest.raises(CheckpointError, match="training data is not what it was trained on"):
         training(settings, stopped)()
 
