@@ -56,7 +56,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
-    assert len(commands) == 15
+    assert len(commands) == 18
     Path("web").mkdir()
     rows = [{"text": " ".join(f"word {i * k} is new" for k in range(60))} for i in range(80)] + [{"text": ""}]
     Path("web", "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
