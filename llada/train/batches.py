@@ -11,12 +11,12 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from llada.train.noise import epoch_order, mask_uniforms, random_length, split_point, times
 from llada.train.objectives import ELBO, Call, Noise, Objective, Padded
@@ -32,6 +32,11 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
+
+
+def chosen(rows: Rows, indices: Sequence[int]) -> Rows:
+    """Some rows of a data set, in this order."""
+    return cast(Rows, Subset(cast(Dataset, rows), indices))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset, Subset
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llada.config import ConfigError, read_yaml
@@ -27,7 +26,7 @@ from llada.model.baseline import autoregressive_config, load_autoregressive, new
 from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.train.batches import Batches, Rows
+from llada.train.batches import Batches, Rows, chosen
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
 from llada.train.dropout import keyed
 from llada.train.loop import prepare
@@ -203,7 +202,7 @@ def _pretraining(config: PretrainConfig) -> Parts:
         mixed, measured = (Mixture(corpora, list(config.data.values())) for corpora in (train, heldout))
     except ValueError as error:
         raise ConfigError(f"data: {error}") from None
-    once = cast(Rows, Subset(cast(Dataset, measured), measured.without_repetition().tolist()))
+    once = chosen(measured, measured.without_repetition().tolist())
     return _parts(config, described, tokenizer, mixed, once, "token", mixed.order)
 
 
@@ -269,8 +268,7 @@ def _parts(
         where = "model.block_length" if isinstance(config, PretrainConfig) else "block_length"
         raise ConfigError(f"objective: block_diffusion needs the length of a block; give {where}")
     if heldout is not None and config.evaluate_rows is not None:
-        count = min(config.evaluate_rows, len(heldout))
-        heldout = cast(Rows, Subset(cast(Dataset, heldout), range(count)))
+        heldout = chosen(heldout, range(min(config.evaluate_rows, len(heldout))))
     if heldout is not None and len(heldout) < 2:
         raise ConfigError("the held-out data has a single row; a standard error needs at least two")
     tuning = config if isinstance(config, SFTConfig) else None

@@ -6,16 +6,15 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Dataset, Subset
 
 from llada.config import ConfigError
 from llada.train.agreement import on_main
-from llada.train.batches import Rows
+from llada.train.batches import Rows, chosen
 from llada.train.build import Run, inputs_of, parts, place, processes
 from llada.train.checkpoints import checkpoint_path
 from llada.train.config import TrainConfig
@@ -77,7 +76,7 @@ def _rehearsal(run: Run, folder: Path, disk: Path) -> list[str]:
 
     if run.parts.heldout is not None:
         few = range(min(len(run.parts.heldout), 2 * run.accelerator.num_processes))
-        rows = cast(Rows, Subset(cast(Dataset, run.parts.heldout), few))
+        rows = chosen(run.parts.heldout, few)
         noise, objective = run.parts.measure
         bound = evaluate(run.trained.model, rows, noise, objective=objective, batch_size=1, accelerator=run.accelerator)
         lines.append(f"held-out bound of {len(few)} rows: {bound.value:.3f} nats per token")
