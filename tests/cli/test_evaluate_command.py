@@ -1,16 +1,12 @@
 """`llada evaluate`, from tasks in files to a folder of results that survives a kill."""
 
 import json
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from console import llada, refusal
-
-sys.path.append(str(Path(__file__).parents[1] / "eval"))
 from harness_tasks import KINDS, rows, write_task, write_tasks
 
 import llada as library

@@ -70,13 +70,13 @@ def test_skipped_steps_count_over_the_whole_run_and_are_in_the_log(settings, tmp
     def poisoned() -> None:
         import llada.train.loop as module
 
-        losses = module._row_losses
+        losses = module._losses
 
         def poisoned_losses(model, batch, per, device):
             bad = model.training and any(place.index // 8 in (2, 5) for place in batch.places)
-            return losses(model, batch, per, device) * (torch.nan if bad else 1.0)
+            return tuple(part * (torch.nan if bad else 1.0) for part in losses(model, batch, per, device))
 
-        module._row_losses = poisoned_losses
+        module._losses = poisoned_losses
         with pytest.raises(FloatingPointError, match="step 6: "):
             training(settings, tmp_path / "run", max_skips=1, checkpoint_every=4)()
 
@@ -112,12 +112,13 @@ def test_spike_is_in_the_log(settings, tmp_path):
         import llada.train.loop as module
 
         llada.train.guards._ENOUGH = 3
-        losses = module._row_losses
+        losses = module._losses
 
         def spiking(model, batch, per, device):
-            return losses(model, batch, per, device) * (9 if batch.places[0].index // 8 == 6 else 1)
+            height = 9 if batch.places[0].index // 8 == 6 else 1
+            return tuple(part * height for part in losses(model, batch, per, device))
 
-        module._row_losses = spiking
+        module._losses = spiking
         training(settings, tmp_path / threshold, spike_threshold=float(threshold))()
 
     for threshold, steps in (("5", [7]), ("1e9", [])):

@@ -60,7 +60,7 @@ def assert_same_run(output: Path, alone: Path) -> None:
         weights, expected = (load_file(folder / name / "model.safetensors") for folder in (output, alone))
         assert weights.keys() == expected.keys()
         for key, value in weights.items():
-            assert torch.allclose(value, expected[key], atol=3e-3 if muon else 2e-4), key
+            assert torch.allclose(value, expected[key], atol=6e-3 if muon else 2e-4), key
         assert json.loads((output / name / "config.json").read_text()) == json.loads(
             (alone / name / "config.json").read_text()
         )
@@ -149,15 +149,16 @@ def test_bad_number_in_one_process_stops_all_before_the_update_and_names_the_row
     def poisoned() -> None:
         import llada.train.loop as module
 
-        losses = module._row_losses
+        losses = module._losses
 
         def poisoned_losses(model, batch, per, device):
-            values = losses(model, batch, per, device)
+            total, rows = losses(model, batch, per, device)
             if any((p.epoch, p.index) == (0, 3 * 8 + 6) for p in batch.places):  # the fourth step, second process
-                values = values * torch.where(torch.tensor([p.index == 30 for p in batch.places]), torch.nan, 1.0)
-            return values
+                rows = rows * torch.where(torch.tensor([p.index == 30 for p in batch.places]), torch.nan, 1.0)
+                total = total * torch.nan
+            return total, rows
 
-        module._row_losses = poisoned_losses
+        module._losses = poisoned_losses
 
         try:
             training(base, tmp_path / "run", sharding=sharding)()
