@@ -15,6 +15,7 @@ of sequence, neither prompt nor padding. A ratio is tokens per second over those
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,11 +30,19 @@ from llada.model.baseline import load_autoregressive
 
 SAMPLERS = {
     "one token per step": {},
-    "two tokens per step": {"steps": 2},
+    "two tokens per step": {"steps": 0.5},  # share of the tokens
     "dual cache": {"cache": "dual"},
     "threshold 0.9": {"reveal": "threshold", "threshold": 0.9},
     "threshold 0.9, dual cache": {"reveal": "threshold", "threshold": 0.9, "cache": "dual"},
 }
+
+
+def sampler_of(fields: dict[str, Any], gen_length: int, block_length: int) -> llada.SamplerConfig:
+    """One of `SAMPLERS` for answers of this length."""
+    fields = {**fields, "gen_length": gen_length, "block_length": block_length, "stop_at_eos": True}
+    if "steps" in fields:
+        fields["steps"] = int(gen_length * fields["steps"])
+    return llada.SamplerConfig(**fields)
 
 
 def fastest(run: Callable[[], list[Answer]], repeats: int) -> tuple[list[Answer], float]:
@@ -76,13 +85,7 @@ def main() -> None:
             )
         }
         for name, fields in SAMPLERS.items():
-            steps = options.gen_length // fields["steps"] if "steps" in fields else None
-            sampler = llada.SamplerConfig(
-                gen_length=options.gen_length,
-                block_length=options.block_length,
-                stop_at_eos=True,
-                **{**fields, **({"steps": steps} if steps else {})},
-            )
+            sampler = sampler_of(fields, options.gen_length, options.block_length)
             runs[name] = lambda size=batch_size, sampler=sampler: answer(
                 model, tokenizer, task.conversations, sampler, batch_size=size
             )
