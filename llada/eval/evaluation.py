@@ -11,15 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import transformers
 from jinja2 import UndefinedError
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
-from llada import __version__
-from llada.data.tokenizer import tokenizer_hash
 from llada.durable import publish_file
 from llada.eval.arguments import Settings
 from llada.eval.harness import LLaDAHarness
@@ -27,7 +24,7 @@ from llada.eval.metrics import description
 from llada.eval.presets import Preset, TaskSettings
 from llada.eval.processes import Processes
 from llada.eval.responses import Responses, different, key_of
-from llada.eval.results import fingerprint
+from llada.eval.results import identity
 from llada.model.modeling import LLaDAForMaskedLM
 
 
@@ -59,16 +56,11 @@ def subject_of(
     model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, *, seed: int, limit: int | None, chat: bool
 ) -> dict[str, Any]:
     """What all results of a folder have in common, apart from the batch size and the number of processes."""
-    return {
-        "model": fingerprint(model),
-        "tokenizer": tokenizer_hash(cast(PreTrainedTokenizerFast, tokenizer)),
+    return identity(model, tokenizer) | {
         "dtype": str(model.dtype),
-        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else str(model.device),
         "seed": seed,
         "limit": limit,
         "chat": chat,
-        "llada": __version__,
-        "torch": torch.__version__,
         "transformers": transformers.__version__,
         "lm_eval": version("lm_eval"),
     }

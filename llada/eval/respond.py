@@ -47,9 +47,8 @@ def score(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings
         batch_size=settings.batch_size,
         cfg_scale=settings.sampler.cfg_scale,
     )
-    with finite(model):
-        for (key, pair), bound in zip(longest_first.items(), bounds, strict=True):
-            keep(key, {"value": bound.value, "stderr": bound.stderr, "dropped": pair.dropped})
+    for (key, pair), bound in zip(longest_first.items(), bounds, strict=True):
+        keep(key, {"value": bound.value, "stderr": bound.stderr, "dropped": pair.dropped})
 
 
 def score_texts(
@@ -57,11 +56,10 @@ def score_texts(
 ) -> None:
     """The likelihood of each text: whole where it fits, otherwise of halves of `max_length`, given those before."""
     how: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "batch_size": settings.batch_size}
-    with finite(model):
-        for key, ids in texts.items():
-            window = max_length if len(ids) <= max_length else max(1, max_length // 2)
-            bound = rolling_log_likelihood(model, ids, window, max_length - window, **how)
-            keep(key, {"value": bound.value, "stderr": bound.stderr, "tokens": len(ids)})
+    for key, ids in texts.items():
+        window = max_length if len(ids) <= max_length else max(1, max_length // 2)
+        bound = rolling_log_likelihood(model, ids, window, max_length - window, **how)
+        keep(key, {"value": bound.value, "stderr": bound.stderr, "tokens": len(ids)})
 
 
 def decode(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings, keep: Keep) -> None:
@@ -128,7 +126,10 @@ def write(
 
 @contextmanager
 def finite(model: torch.nn.Module) -> Iterator[None]:
-    """Raise FloatingPointError as soon as the model's logits are not numbers; a sampler would choose some token."""
+    """Raise FloatingPointError as soon as the model's logits are not numbers; a sampler would choose some token.
+
+    Likelihoods say so themselves (`llada.eval.scoring`).
+    """
 
     def check(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         if output.logits.isnan().any():  # sync

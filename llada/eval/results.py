@@ -14,6 +14,7 @@ from llada import __version__
 from llada.data.tokenizer import tokenizer_hash
 from llada.durable import publish_file
 from llada.eval.measure import Measurement
+from llada.eval.responses import different
 from llada.eval.task import Task
 from llada.sampling.config import SamplerConfig
 
@@ -53,9 +54,7 @@ class Results:
             raise ValueError(
                 f"{path} holds no results of `llada tune` ({type(error).__name__}: {error}); name another file"
             ) from None
-        names = [name for name in self._subject if subject.get(name) != self._subject[name]]
-        if names:
-            told = "; ".join(f"{name} {subject.get(name)!r}, not {self._subject[name]!r}" for name in names)
+        if told := different({name: subject.get(name) for name in self._subject}, self._subject):
             raise ValueError(
                 f"{path} was measured with other settings: {told}. Name another file, or set these as there"
             )
@@ -66,19 +65,25 @@ class Results:
 
 def subject_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, *, batch_size: int, seed: int
-) -> dict[str, str | int]:
+) -> dict[str, Any]:
     """Everything but the sampler that answers and times depend on, as far as it can be told."""
-    device = next(model.parameters()).device
-    return {
-        "model": fingerprint(model),
-        "tokenizer": tokenizer_hash(cast(PreTrainedTokenizerFast, tokenizer)),
+    return identity(model, tokenizer) | {
         "task": hashlib.sha256(json.dumps([task.conversations, task.expected]).encode()).hexdigest(),
         "check": task.check,
         "rows": len(task.expected),
         "seed": seed,
         "batch_size": batch_size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
+    }
+
+
+def identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What any result is a result of: weights, tokenizer, device, versions."""
+    device = model.device
+    return {
+        "model": fingerprint(model),
+        "tokenizer": tokenizer_hash(cast(PreTrainedTokenizerFast, tokenizer)),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "llada": __version__,
         "torch": torch.__version__,
     }
