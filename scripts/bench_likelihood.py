@@ -42,7 +42,7 @@ ESTIMATORS = {
 }
 
 
-def errors(
+def estimates(
     model: llada.LLaDAForMaskedLM, requests: Sequence[Request], estimator: Callable, samples: int, seeds: int
 ) -> Tensor:
     """Values of each request (requests, seeds)."""
@@ -85,7 +85,7 @@ def main() -> None:
         table.title = f"{samples} evaluations"
         ours = None
         for name, estimator in ESTIMATORS.items():
-            values = errors(model, requests, estimator, samples, options.repeats)
+            values = estimates(model, requests, estimator, samples, options.repeats)
             error = float((values - truth[:, None]).square().mean().sqrt())
             bias = values.mean(dim=1) - truth
             spread = values.std(dim=1) / math.sqrt(options.repeats)

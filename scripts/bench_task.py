@@ -7,17 +7,18 @@ For example, after the quickstart, its baseline and `llada prepare instructions 
     python scripts/bench_task.py runs/quickstart/sft/model runs/quickstart/sft_autoregressive/model \\
         runs/questions/test.jsonl
 
-Everything is measured in one run, on the same questions; the time is the fastest of some repeats. An answer is right
-when it is equal to the expected one, with a 95 % interval (Wilson). Only generated tokens count, up to and with the end
-of sequence, neither prompt nor padding. A ratio is tokens per second over those of the autoregressive model.
+All rows of a table are measured in turn, on the same questions; the time is that of the fastest of some repeats. An
+answer is right when it is equal to the expected one, with a 95 % interval (Wilson). Only generated tokens count, up to
+and with the end of sequence, neither prompt nor padding. A ratio is tokens per second over those of the autoregressive
+model.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from bench import side_by_side
 from rich.console import Console
 from rich.table import Table
 
@@ -43,16 +44,6 @@ def sampler_of(fields: dict[str, Any], gen_length: int, block_length: int) -> ll
     if "steps" in fields:
         fields["steps"] = int(gen_length * fields["steps"])
     return llada.SamplerConfig(**fields)
-
-
-def fastest(run: Callable[[], list[Answer]], repeats: int) -> tuple[list[Answer], float]:
-    """The answers, and the seconds of the fastest repeat."""
-    answers, seconds = run(), []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        answers = run()  # ends with texts, so a GPU has finished
-        seconds.append(time.perf_counter() - begun)
-    return answers, min(seconds)
 
 
 def main() -> None:
@@ -91,21 +82,20 @@ def main() -> None:
             )
         table = Table("", "right (95 %)", "tokens/s", "ratio", "ms per answer", "passes", "tokens")
         table.title = f"{options.rows} answers of up to {options.gen_length} tokens, batch {batch_size}"
-        reference = None
-        for name, run in runs.items():
-            answers, seconds = fastest(run, options.repeats)
+        measured = side_by_side(runs, options.repeats, options.device)
+        rates = {name: sum(given.tokens for given in one.result) / one.seconds for name, one in measured.items()}
+        for name, one in measured.items():
+            answers = one.result
             right = sum(exact(given.text, expected) for given, expected in zip(answers, task.expected, strict=True))
             low, high = wilson(right, len(answers))
-            tokens = sum(given.tokens for given in answers)
-            reference = tokens / seconds if reference is None else reference
             table.add_row(
                 name,
                 f"{right / len(answers):.1%} ({low:.1%}–{high:.1%})",
-                f"{tokens / seconds:.0f}",
-                f"{tokens / seconds / reference:.2f}",
-                f"{1000 * seconds / len(answers):.1f}",
+                f"{rates[name]:.0f}",
+                f"{rates[name] / rates['autoregressive, KV cache']:.2f}",
+                f"{1000 * one.seconds / len(answers):.1f}",
                 f"{sum(given.forward_passes for given in answers) / len(answers):.2f}",
-                f"{tokens / len(answers):.2f}",
+                f"{sum(given.tokens for given in answers) / len(answers):.2f}",
             )
         console.print(table)
 

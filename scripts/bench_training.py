@@ -2,48 +2,32 @@
 
     python scripts/bench_training.py [--vocab 4096 126464] [--rows 8] [--length 256] [--device cuda] [--compile]
 
-All rows of a table are measured in one run, on the same batch: masked rows, one optimiser step of AdamW. Plainly means
+All rows of a table are measured in turn, on the same batch: masked rows, one optimiser step of AdamW. Plainly means
 logits at every position, cross-entropy of all of them, the loss of the masked ones. Extra memory is the peak above
 weights, gradients and moments. The share is what the products that this row needs would take at the measured rate of a
 large one, over what the step took; the plain recipe's needless logits are not needed by it.
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
-import memory
 import torch
 import torch.nn.functional as F
+from bench import MASK, masked_model, side_by_side
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-import llada
 from llada.train.objectives import Call, Noise, Padded, elbo
 from llada.train.optim import adamw
-
-WIDTH, LAYERS, HEADS, FEED_FORWARD, MASK = 512, 8, 8, 1408, 3
-
-
-def seconds_of(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """The fastest of some runs after one to warm up."""
-    run()
-    found = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - begun)
-    return min(found)
 
 
 def product_rate(device: str) -> float:
     """Floating-point operations per second of a large product."""
     one, other = (torch.randn(2048, 2048, device=device) for _ in range(2))
-    return 2 * 2048**3 / seconds_of(lambda: one @ other, device, 10)
+    return 2 * 2048**3 / side_by_side({"": lambda: one @ other}, 10, device)[""].seconds
 
 
 def plainly(model: Any, x0: Tensor, call: Call) -> Tensor:
@@ -60,20 +44,22 @@ def ours(model: Any, x0: Tensor, call: Call) -> Tensor:
     return model(**call.inputs, targets=call.targets, target_weights=weights).loss / x0.numel()
 
 
+def stepping(model: Any, loss: Callable, x0: Tensor, call: Call) -> Callable[[], None]:
+    """One step of the optimiser on one batch, again and again."""
+    optimizers = adamw(model)
+
+    def step() -> None:
+        loss(model, x0, call).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+
+    return step
+
+
 def table(vocabulary: int, options: argparse.Namespace, rate: float) -> Table:
     """One step by each way to train."""
-    torch.manual_seed(0)
-    config = llada.LLaDAConfig(
-        d_model=WIDTH,
-        n_layers=LAYERS,
-        n_heads=HEADS,
-        mlp_hidden_size=FEED_FORWARD,
-        vocab_size=vocabulary,
-        mask_token_id=MASK,
-        max_sequence_length=options.length,
-    )
-    model = llada.LLaDAForMaskedLM(config).to(torch.device(options.device)).train()  # pyright: ignore
-    optimizers = adamw(model)
+    model = masked_model(vocabulary, options.device, options.length).train()
     shape = (options.rows, options.length)
     x0 = torch.randint(4, vocabulary, shape)
     whole = torch.ones(shape, dtype=torch.bool)
@@ -85,36 +71,29 @@ def table(vocabulary: int, options: argparse.Namespace, rate: float) -> Table:
     )
     x0 = x0.to(options.device)
     body = sum(p.numel() for p in model.model.layers.parameters())
-    attention = 2 * LAYERS * WIDTH * options.length  # products of a token with all keys and values
-    needed = 6 * (x0.numel() * (body + attention) + call.targets.numel() * WIDTH * vocabulary)
-    ways = {"published, plainly": plainly, "ours": ours} | ({"ours, compiled": ours} if options.compile else {})
+    width, layers = model.config.d_model, model.config.n_layers
+    attention = 2 * layers * width * options.length  # products of a token with all keys and values
+    needed = 6 * (x0.numel() * (body + attention) + call.targets.numel() * width * vocabulary)
+    ways = {"published, plainly": stepping(model, plainly, x0, call), "ours": stepping(deepcopy(model), ours, x0, call)}
+    if options.compile:
+        compiled = deepcopy(model)
+        for block in compiled.model.layers:
+            block.compile()
+        ways["ours, compiled"] = stepping(compiled, ours, x0, call)
+    for step in ways.values():
+        step()  # allocates gradients and moments, compiles
+    measured = side_by_side(ways, options.repeats, options.device)
     shown = Table(title=f"vocabulary {vocabulary}, {shape[0]} rows of {shape[1]} tokens, {call.targets.numel()} masked")
     for column in ("", "s per step", "tokens/s", "ratio", "extra MiB", "share of products"):
         shown.add_column(column, justify="right" if column else "left")
-    plain = None
-    for name, loss in ways.items():
-        if "compiled" in name:
-            for block in model.model.layers:
-                block.compile()
-
-        def step(loss: Callable = loss) -> None:
-            loss(model, x0, call).backward()
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=False)
-
-        step()
-        base = memory.start(options.device)
-        seconds = seconds_of(step, options.device, options.repeats)
-        extra = memory.peak(options.device, base)
-        plain = seconds if plain is None else plain
+    for name, one in measured.items():
         shown.add_row(
             name,
-            f"{seconds:.2f}",
-            f"{x0.numel() / seconds:.0f}",
-            f"{plain / seconds:.2f}",
-            "" if extra is None else f"{extra:.0f}",
-            f"{needed / rate / seconds:.0%}",
+            f"{one.seconds:.2f}",
+            f"{x0.numel() / one.seconds:.0f}",
+            f"{measured['published, plainly'].seconds / one.seconds:.2f}",
+            "" if one.memory is None else f"{one.memory:.0f}",
+            f"{needed / rate / one.seconds:.0%}",
         )
     return shown
 

@@ -37,6 +37,7 @@ RULES = {
     "llada": rule(ours="llada.model.registration"),
     "llada.config": rule("pydantic yaml"),
     "llada.durable": rule(),
+    "llada.splitmix": rule("torch"),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
     # the model's `generate` is a mixin from the sampling side
@@ -52,7 +53,7 @@ RULES = {
     # what a batch holds is decided by the objective and the noise alone
     "llada.train.batches": rule("torch numpy", "llada.train.objectives llada.train.noise llada.train.signals"),
     "llada.train.config": rule("pydantic", "llada.config"),
-    "llada.train.dropout": rule("torch", "llada.train.objectives"),
+    "llada.train.dropout": rule("torch", "llada.train.objectives llada.splitmix"),
     # the optional extra for adapters is asked for here alone
     "llada.train.lora": rule(
         "peft torch transformers safetensors", "llada.config llada.model.baseline llada.train.dropout"
@@ -61,6 +62,8 @@ RULES = {
         "datasets tokenizers transformers numpy", "llada.data llada.durable"
     ),  # token shards are numpy memory maps
     "llada.sampling": rule("torch", "llada.sampling"),
+    # random numbers without a state
+    "llada.sampling.uniforms": rule("torch", "llada.splitmix"),
     "llada.sampling.trace": rule("torch", "llada.sampling llada.durable"),
     # SamplerConfig is a schema
     "llada.sampling.config": rule("pydantic", "llada.sampling llada.config"),

@@ -88,16 +88,16 @@ def answer_autoregressively(
     batch_size: int = 64,
 ) -> list[Answer]:
     """The same by a causal model of transformers: its likeliest tokens, up to `longest`, with its KV cache."""
+    settings = GenerationConfig(
+        max_new_tokens=longest,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     answers = []
     for start in range(0, len(conversations), batch_size):
         prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
         prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
-        settings = GenerationConfig(
-            max_new_tokens=longest,
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
         with torch.no_grad():
             sequences = model.generate(  # pyright: ignore[reportCallIssue]  # a mixin that the type does not name
                 prompt.to(model.device), attention_mask=attention_mask.to(model.device), generation_config=settings

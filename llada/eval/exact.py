@@ -69,7 +69,7 @@ def exact_upper_bound(
     if beta < A:
         raise ValueError(f"beta={beta} gives no upper bound for an answer of {A} tokens; it must be at least {A}")
     masks, found = _under_every_mask(model, request, batch_size)
-    same = torch.tensor([A * math.comb(A - 1, int(k) - 1) for k in masks.sum(dim=1)], dtype=torch.float64)
+    same = torch.tensor([A * math.comb(A - 1, k) for k in range(A)], dtype=torch.float64)[masks.sum(dim=1) - 1]
     terms = (beta * found - same.log()[:, None]).masked_fill(~masks, -torch.inf)  # (n, A)
     return Estimate(float(terms.logsumexp(dim=0).sum() / beta), 0.0, len(masks))
 

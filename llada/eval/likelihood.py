@@ -63,8 +63,8 @@ def every_mask(length: int) -> Masks:
     """All 2^A - 1 masks, weighted such that the sum over them is the bound itself."""
     masked = (torch.arange(1, 2**length)[:, None] >> torch.arange(length) & 1).bool()
     counts = masked.sum(dim=1)
-    same = torch.tensor([math.comb(length, k) for k in counts.tolist()], dtype=torch.float64)
-    return Masks(masked, 1 / (counts * same))
+    same = torch.tensor([math.comb(length, k) for k in range(length + 1)], dtype=torch.float64)
+    return Masks(masked, 1 / (counts * same[counts]))
 
 
 ESTIMATORS: dict[str, Estimator] = {"exact_count": exact_count, "one_over_t": one_over_t}

@@ -12,6 +12,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from llada.splitmix import mixed, shifted
+
 
 class Stream(IntEnum):
     """Uses of random numbers within a step, each with numbers of its own. These values must never change."""
@@ -42,19 +44,11 @@ class RowUniforms:
         """Numbers in (0, 1) for a window of the canvas, float64 (B, W); another `stream` gives independent ones."""
         key = torch.zeros_like(self.rows[:, None])
         for counter in (self.seed, self.rows[:, None], step, stream):
-            key = _mix(key + counter)
-        bits = _mix(key + self.positions[:, columns])
-        return ((_shift(bits, 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)  # the last one rounds to 1
+            key = _step(key + counter)
+        bits = _step(key + self.positions[:, columns])
+        return ((shifted(bits, 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)  # the last one rounds to 1
 
 
-def _mix(key: Tensor) -> Tensor:
-    """One SplitMix64 step: a bijection of 64-bit integers whose output bits look independent of its input."""
-    key = key + -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
-    key = (key ^ _shift(key, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    key = (key ^ _shift(key, 27)) * -7723592293110705685  # 0x94D049BB133111EB
-    return key ^ _shift(key, 31)
-
-
-def _shift(key: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign."""
-    return (key >> bits) & ((1 << (64 - bits)) - 1)
+def _step(key: Tensor) -> Tensor:
+    """One step of SplitMix64."""
+    return mixed(key - 7046029254386353131)  # 0x9E3779B97F4A7C15 as a signed integer

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llada.splitmix import mixed, shifted
 from llada.train.objectives import Call, Noise, Objective, Padded
 
 _INPUT = "dropout_keys"  # the argument of the model's call
@@ -38,23 +39,11 @@ class RowDropout(nn.Module):
 
 
 def uniforms(keys: Tensor, number: int, length: int, features: int) -> Tensor:
-    """Numbers in [0, 1), (B, L, D) float32, by the hash that splitmix64 ends with (Steele et al., 2014)."""
+    """Numbers in [0, 1), (B, L, D) float32, by a hash of where they are."""
     position = torch.arange(length, device=keys.device)[:, None]
     feature = torch.arange(features, device=keys.device)
-    row = _mixed((keys << 32) + number)
-    return _shifted(_mixed(row[:, None, None] + (position << 32) + feature), 40).float() / 2**24
-
-
-def _mixed(z: Tensor) -> Tensor:
-    """64 bits that look random, of 64 that are distinct; products wrap around."""
-    z = (z ^ _shifted(z, 30)) * -0x40A7B892E31B1A47
-    z = (z ^ _shifted(z, 27)) * -0x6B2FB644ECCEEE15
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros from the left, whatever the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    row = mixed((keys << 32) + number)
+    return shifted(mixed(row[:, None, None] + (position << 32) + feature), 40).float() / 2**24
 
 
 def use_row_dropout(model: nn.Module, layers: Iterable[nn.ModuleDict], name: str, p: float) -> None:
