@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import torch
-from bed import BEDS, Bed
+from bed import BED, BEDS, Bed
 from torch import Tensor
 
 
@@ -18,6 +18,20 @@ class BedModel:
         assert attention_mask is None  # all sequences of a bed have one length
         self.evaluations += len(input_ids)
         return SimpleNamespace(logits=self.predict(input_ids))
+
+
+class Draws:
+    """Sequences of the bed as training rows."""
+
+    def __init__(self, count: int):
+        drawn = torch.multinomial(BED.p, count, replacement=True, generator=torch.Generator().manual_seed(0))
+        self.rows = BED.sequences[drawn].numpy()
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return {"x0": self.rows[index]}
 
 
 def models():

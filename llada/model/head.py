@@ -39,6 +39,17 @@ def linear_cross_entropy(
     return total, losses.where(asked, 0)
 
 
+def linear_cross_entropy_bytes(positions: int, hidden_size: int, vocabulary: int, *, half: bool = False) -> int:
+    """Bytes that a forward and backward pass takes at most, beside what it is given and what it returns.
+
+    `half`: products in bfloat16.
+    """
+    logits = min(positions, max(1, _CHUNK // vocabulary)) * vocabulary  # of a chunk
+    of_weight = (4 + 2 * half) * vocabulary * hidden_size  # a chunk's share is rounded before it is added
+    of_hidden = (2 if half else 4) * positions * hidden_size
+    return logits * (12 if half else 8) + of_weight + of_hidden  # logsumexp has its terms beside the logits
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -20,8 +20,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from llada.model.baseline import build_model
 from llada.model.configuration import LLaDAConfig
+from llada.model.head import linear_cross_entropy_bytes
 from llada.train.build import Parts, place, processes
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
+from llada.train.loop import TakesTargets
 from llada.train.lora import adapt
 from llada.train.optim import OPTIMIZERS
 from llada.train.run import steps_of
@@ -190,7 +192,13 @@ def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int,
         "gathered weights": 2 * 4 * (block + outside) if shares > 1 else 0,  # used and fetched ahead
         "half-precision copies": 2 * (parameters if shares == 1 else block + outside) if half else 0,
         "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute, adapted=adapted),
-        # logits and their gradient; every position may be asked
-        "logits": tokens * _vocabulary(model.config) * (10 if half else 8),
+        "logits": _head_bytes(model, tokens, half),  # every position may be asked
     }
     return {name: size for name, size in memory.items() if size}
+
+
+def _head_bytes(model: PreTrainedModel, tokens: int, half: bool) -> int:
+    vocabulary = _vocabulary(model.config)
+    if isinstance(model, TakesTargets):
+        return linear_cross_entropy_bytes(tokens, model.config.hidden_size, vocabulary, half=half)
+    return tokens * vocabulary * (10 if half else 8)  # all logits and their gradient

@@ -1,12 +1,16 @@
 """The loss without logits against cross-entropy of all logits: values and gradients."""
 
+import ctypes
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import llada
 from llada.model import head
-from llada.model.head import linear_cross_entropy
+from llada.model.head import linear_cross_entropy, linear_cross_entropy_bytes
 
 N, D, V = 7, 5, 11
 
@@ -61,6 +65,24 @@ def test_second_backward_pass_is_refused():
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="this loss has had its backward pass; compute it again"):
         total.backward()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell the peak of memory")
+def test_memory_is_what_is_told():
+    """Of the process at its peak, within 8 MiB."""
+    positions, size, vocabulary = 512, 32, 2**17
+    hidden, weight = (torch.randn(n, size, requires_grad=True) for n in (positions, vocabulary))
+    status = Path("/proc/self/status")
+
+    def mib(field: str) -> float:
+        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(field))
+
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = mib("VmRSS")
+    linear_cross_entropy(hidden, weight, torch.zeros(positions, dtype=torch.long), torch.ones(positions))[0].backward()
+    told = linear_cross_entropy_bytes(positions, size, vocabulary) / 2**20
+    assert mib("VmHWM") - before == pytest.approx(told, rel=0.05, abs=8)
 
 
 def test_no_targets_are_no_loss():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from bed import BED
+from bed_model import Draws
 from test_batches import MASK, PAD, Conversations, Tokens
 from torch import nn
 
@@ -108,25 +109,11 @@ class Oracle(nn.Module):
         return SimpleNamespace(logits=logits.flatten(0, 1)[logits_at])
 
 
-class Samples:
-    """Draws from the bed."""
-
-    def __init__(self, count: int):
-        drawn = torch.multinomial(BED.p, count, replacement=True, generator=torch.Generator().manual_seed(0))
-        self.rows = BED.sequences[drawn].numpy()
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return {"x0": self.rows[index]}
-
-
 def test_held_out_bound_of_a_perfect_model_is_the_entropy_within_its_standard_error():
     """False alarm below 1e-6 (five standard errors); the standard error itself is checked by repetition."""
     noise = Noise(BED.mask, BED.mask)
     entropy_per_token = 3.1847219884839904 / 3
-    bound = evaluate(Oracle(), Samples(4000), noise, draws=2)
+    bound = evaluate(Oracle(), Draws(4000), noise, draws=2)
     assert abs(bound.value - entropy_per_token) < 5 * bound.stderr
     assert bound.samples == 8000
     assert 0.002 < bound.stderr < 0.01

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bed import BED, BEDS, STAR, Bed
+from bed_model import Draws
 from test_batches import MASK, PAD, Conversations, Tokens
 from test_loop import tiny
 from torch import Tensor
@@ -366,18 +367,6 @@ class Perfect(torch.nn.Module):
     def forward(self, **inputs):
         call = Call(inputs, torch.empty(0), torch.empty(0), torch.empty(0))
         return SimpleNamespace(logits=predicted(BED, "oracle", call, self.noise))
-
-
-class Draws:
-    def __init__(self, count: int):
-        drawn = torch.multinomial(BED.p, count, replacement=True, generator=torch.Generator().manual_seed(0))
-        self.rows = BED.sequences[drawn].numpy()
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return {"x0": self.rows[index]}
 
 
 @pytest.mark.parametrize(("name", "block_length"), [("elbo", None), ("block_diffusion", 2), ("block_diffusion", 1)])
