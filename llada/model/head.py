@@ -80,6 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         d_weight.addmm_(slope.T, hidden[chunk])
                     else:
                         d_weight += slope.T @ hidden[chunk]
+                del logits, slope  # before the next logits are there
         ctx.gradients = (d_hidden, d_weight)  # not saved as tensors, so that they can be scaled in place
         ctx.mark_non_differentiable(losses)
         return (losses * weights).sum(), losses
