@@ -98,6 +98,11 @@ RULES = {
     "llada.eval.harness": rule(
         "torch transformers tqdm lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
+    "llada.experiments": rule(
+        "torch matplotlib rich pydantic",
+        "llada.__version__ llada.config llada.durable llada.data llada.eval llada.experiments llada.model llada.sampling"
+        " llada.train",
+    ),
     "llada.cli": rule(ANY, ANY),
 }
 

@@ -174,10 +174,17 @@ class Block(GradientCheckpointingLayer):
         self.mlp = MLP(config, layer_idx)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, rotary: tuple[Tensor, Tensor], **kwargs: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor],
+        only_at: Tensor | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         mixed, _ = self.self_attn(self.input_layernorm(hidden_states), attention_mask, rotary, **kwargs)
         hidden_states = hidden_states + mixed
+        if only_at is not None:
+            hidden_states = hidden_states.flatten(0, 1).index_select(0, only_at)  # (N, D)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -248,6 +255,7 @@ class LLaDAModel(LLaDAPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cache: Span | None = None,
+        only_at: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Hidden states after the last norm, `last_hidden_state` (B, L, D).
@@ -261,6 +269,8 @@ class LLaDAModel(LLaDAPreTrainedModel):
                 twice.
             cache: the given tokens are those of its span, and attend to all that it has stored, whose padding is what
                 `attention_mask` says. Not for training.
+            only_at: int64 (N,), positions in the flattened batch; the last block goes on with them alone, and hidden
+                states are (N, D).
 
         Raises ValueError where the sequence is longer than `config.max_sequence_length` or the mask has another shape,
         and TypeError for an option without an effect, such as `labels`. transformers' `output_hidden_states`,
@@ -288,8 +298,10 @@ class LLaDAModel(LLaDAPreTrainedModel):
         visible = self._visible(hidden_states, attention_mask, columns, shape)
         if cache is not None:
             kwargs = {**kwargs, "cache": cache}
-        for block in self.layers:
+        *blocks, last = self.layers
+        for block in blocks:
             hidden_states = block(hidden_states, visible, rotary, **kwargs)
+        hidden_states = last(hidden_states, visible, rotary, only_at, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
     def _check_mask(self, attention_mask: Tensor, shape: tuple[int, int]) -> None:
@@ -368,9 +380,11 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
 
         The other arguments are those of `LLaDAModel`.
         """
-        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        # not in training, where adapters with dropout have to know the rows of what they are given
+        only_at = None if torch.is_grad_enabled() else logits_at
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, only_at=only_at, **kwargs)
         hidden_states = outputs.last_hidden_state
-        if logits_at is not None:
+        if logits_at is not None and only_at is None:
             hidden_states = hidden_states.flatten(0, 1).index_select(0, logits_at)  # (N, D)
         given = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         V = self.config.vocab_size

@@ -1,0 +1,44 @@
+"""`llada experiment`: one question of the paper, measured, with its table and figure."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help="such as precision; each has a file in configs/experiment")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings to change, dotted keys")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="settings in another YAML file")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder; runs/experiments/NAME if left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Perform an experiment: llada experiment precision draws=1000"""
+    import json
+
+    import torch
+    from rich.console import Console
+
+    try:
+        from llada.experiments.experiment import named, perform
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("matplotlib"):
+            raise
+        raise ValueError("figures need matplotlib: pip install 'llada-lm[plot]'") from None
+    from llada.config import load_config
+
+    asked = named(name)
+    settings = load_config(asked.settings, config or Path(f"configs/experiment/{name}.yaml"), overrides or ())
+    folder = output or Path("runs/experiments") / name
+    torch.set_flush_denormal(True)
+    record = perform(name, settings, folder)
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    console = Console(highlight=False)
+    console.width = console.width if console.is_terminal else 118
+    console.print(asked.question, style="bold")
+    console.print(asked.table(record["measured"]))
+    console.print(f"{record['seconds']:.0f} s; {folder / 'result.json'}, figure.png, figure.svg", soft_wrap=True)
