@@ -100,8 +100,7 @@ RULES = {
     ),
     "llada.experiments": rule(
         "torch matplotlib rich pydantic",
-        "llada.__version__ llada.config llada.durable llada.data llada.eval llada.experiments llada.model llada.sampling"
-        " llada.train",
+        "llada.__version__ llada.config llada.durable llada.experiments llada.sampling",
     ),
     "llada.cli": rule(ANY, ANY),
 }

@@ -223,8 +223,9 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         axis.errorbar(steps, [one[key] for one in found], errors, fmt="o", color=COLOURS[6], label="Gumbel-max draws")
         axis.axhline(exact, color="0.4", linestyle="--", linewidth=1, label="exact")
         axis.set(xscale="log", xlabel="steps of the sampler", ylabel=label, title="[MASK] competes, 24 bits")
-    for axis, corner in ((left, "lower right"), (middle, "lower left"), (right, "lower left")):
-        axis.legend(loc=corner)
+    left.legend(loc="lower right")
+    middle.legend(loc="lower left")
+    right.legend(loc="lower left")
     return figure
 
 
