@@ -41,4 +41,5 @@ def experiment(
     console.width = console.width if console.is_terminal else 118
     console.print(asked.question, style="bold")
     console.print(asked.table(record["measured"]))
+    console.print(asked.finding(record["measured"]))
     console.print(f"{record['seconds']:.0f} s; {folder / 'result.json'}, figure.png, figure.svg", soft_wrap=True)

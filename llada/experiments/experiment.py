@@ -24,6 +24,7 @@ class Experiment(NamedTuple):
     settings: type[Schema]
     run: Callable[[Any, Path], Mapping[str, Any]]  # measurements, as JSON has them; models are kept in the folder
     table: Callable[[Mapping[str, Any]], Table]
+    finding: Callable[[Mapping[str, Any]], str]  # one or two sentences, with the numbers
     draw: Callable[[Mapping[str, Any]], Figure]
 
 

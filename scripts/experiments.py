@@ -1,0 +1,57 @@
+"""The page of all experiments: scripts/experiments.md, with the results and figures beside it in scripts/experiments.
+
+    python scripts/experiments.py [FOLDER]
+
+takes the results that `llada experiment` has left in runs/experiments (or FOLDER), each in a folder of its name, and
+writes the page anew from these and those that were there before.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from llada.experiments.experiment import named, names
+
+PAGE = Path(__file__).with_suffix(".md")
+KEPT = Path(__file__).with_suffix("")
+
+
+def collect(folder: Path) -> None:
+    """Copy what is new."""
+    KEPT.mkdir(exist_ok=True)
+    for name in names():
+        if (folder / name / "result.json").exists():
+            shutil.copyfile(folder / name / "result.json", KEPT / f"{name}.json")
+            shutil.copyfile(folder / name / "figure.png", KEPT / f"{name}.png")
+
+
+def section(name: str, record: dict[str, Any]) -> str:
+    """One experiment: its question, what came out, its figure, and the command."""
+    experiment = named(name)
+    return (
+        f"## {experiment.question}\n\n"
+        f"{experiment.finding(record['measured'])}\n\n"
+        f"![{name}](experiments/{name}.png)\n\n"
+        f"```bash\nllada experiment {name}\n```\n\n"
+        f"Settings: [`configs/experiment/{name}.yaml`](../configs/experiment/{name}.yaml). All numbers: "
+        f"[`experiments/{name}.json`](experiments/{name}.json), measured on {record['device']} with torch "
+        f"{record['torch']}.\n"
+    )
+
+
+def page() -> str:
+    """All experiments that have a result."""
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))}
+    head = (
+        "# Experiments\n\n"
+        "Each is one command, one file of settings, one result. `python scripts/experiments.py` writes this page from\n"
+        "the results; ± are two standard errors.\n\n"
+    )
+    return head + "\n".join(section(name, record) for name, record in records.items())
+
+
+if __name__ == "__main__":
+    collect(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/experiments"))
+    PAGE.write_text(page(), encoding="utf-8")
