@@ -57,8 +57,9 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
+    extra["experiment"] = ["vocabulary=50", "draws=100", "canvas_draws=20000"]
     extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
-    assert len(commands) == 18
+    assert len(commands) == 19
     Path("tasks").mkdir()
     write_task(Path("tasks"), "mine", "choice", rows(3))
     Path("web").mkdir()

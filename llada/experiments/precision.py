@@ -13,11 +13,11 @@ Shapes: V vocabulary.
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.table import Table
 from torch import Tensor
 
@@ -39,6 +39,15 @@ class Settings(Schema):
     steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     canvas_draws: int = Field(default=200_000, ge=2)  # for each number of steps
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _reveals_enough(self) -> Self:
+        if self.canvas_draws < 20 * max(self.steps):
+            raise ValueError(
+                f"canvas_draws={self.canvas_draws} reveals about {self.canvas_draws / max(self.steps):.0f} tokens in "
+                f"{max(self.steps)} steps; give 20 times the steps at least"
+            )
+        return self
 
 
 def zipf(vocabulary: int, exponent: float) -> Tensor:

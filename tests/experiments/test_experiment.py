@@ -61,7 +61,13 @@ def test_unknown_name_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"), [("bits=[25]", "less than or equal to 24"), ("steps=[]", "at least 1"), ("bit=[4]", "bits")]
+    ("override", "told"),
+    [
+        ("bits=[25]", "less than or equal to 24"),
+        ("steps=[]", "at least 1"),
+        ("bit=[4]", "bits"),
+        ("steps=[10, 101]", "canvas_draws=2000 reveals about 20 tokens in 101 steps; give 20 times the steps at least"),
+    ],
 )
 def test_wrong_settings_are_refused(override, told):
     with pytest.raises(ConfigError, match=told):
