@@ -52,6 +52,10 @@ RULES = {
     "llada.train.optim": rule("torch numpy"),
     # what a batch holds is decided by the objective and the noise alone
     "llada.train.batches": rule("torch numpy", "llada.train.objectives llada.train.noise llada.train.signals"),
+    # the masks of a pool, by what the model said
+    "llada.train.puma": rule(
+        "torch", "llada.train.batches llada.train.noise llada.train.objective llada.train.objectives"
+    ),
     "llada.train.config": rule("pydantic", "llada.config"),
     "llada.train.dropout": rule("torch", "llada.train.objectives llada.splitmix"),
     # the optional extra for adapters is asked for here alone

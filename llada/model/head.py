@@ -7,7 +7,7 @@ nothing is computed twice.
 Shapes: N positions, D hidden size, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,18 +16,31 @@ from torch.autograd.function import once_differentiable
 _CHUNK = 2**24  # logits that exist at once: 64 MiB in float32, more is not faster
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, *, ignore_index: int = -100
-) -> tuple[Tensor, Tensor]:
-    """`sum_i weights_i CE_i` as a scalar, and the cross-entropy CE of each position, (N,), which has no gradient.
+class Losses(NamedTuple):
+    """What is known of positions without their logits, in nats and float32 or wider."""
 
-    Both in nats and float32 or wider; products are in autocast's precision where that is on.
+    total: Tensor  # sum_i weights_i CE_i, a scalar
+    each: Tensor  # (N,) the cross-entropy CE, without a gradient
+    confidences: Tensor | None  # (N,) the largest log-probability, without a gradient, where it was asked for
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    ignore_index: int = -100,
+    confidences: bool = False,
+) -> Losses:
+    """The weighted cross-entropy of some positions; products are in autocast's precision where that is on.
 
     Args:
         hidden: (N, D).
         weight: (V, D), of the projection.
         targets: int64 (N,), `ignore_index` where CE is 0.
         weights: (N,), without a gradient.
+        confidences: whether the largest log-probability of each position is wanted.
     """
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):
@@ -35,8 +48,9 @@ def linear_cross_entropy(
         hidden, weight = hidden.to(low), weight.to(low)
     asked = targets != ignore_index
     targets, weights = targets.where(asked, 0), weights.where(asked, 0)
-    total, losses = _LinearCrossEntropy.apply(hidden, weight, targets, weights, torch.is_grad_enabled())
-    return total, losses.where(asked, 0)
+    gradients = torch.is_grad_enabled()
+    total, losses, largest = _LinearCrossEntropy.apply(hidden, weight, targets, weights, gradients, confidences)
+    return Losses(total, losses.where(asked, 0), largest)
 
 
 def linear_cross_entropy_bytes(positions: int, hidden_size: int, vocabulary: int, *, half: bool = False) -> int:
@@ -53,10 +67,11 @@ def linear_cross_entropy_bytes(positions: int, hidden_size: int, vocabulary: int
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, gradients: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, gradients: bool, confidences: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        largest = torch.empty_like(losses) if confidences else None
         weights = weights.to(wide)
         d_hidden = torch.empty_like(hidden) if gradients and ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight, dtype=wide) if gradients and ctx.needs_input_grad[1] else None
@@ -68,6 +83,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 normaliser = logits.logsumexp(dim=-1, keepdim=True)
                 target = targets[chunk, None]
                 losses[chunk] = (normaliser - logits.gather(-1, target))[:, 0]
+                if largest is not None:
+                    largest[chunk] = (logits.amax(dim=-1, keepdim=True) - normaliser)[:, 0]
                 if d_hidden is None and d_weight is None:
                     continue
                 # softmax less one-hot, weighted, in the memory of the logits
@@ -82,8 +99,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         d_weight += slope.T @ hidden[chunk]
                 del logits, slope  # before the next logits are there
         ctx.gradients = (d_hidden, d_weight)  # not saved as tensors, so that they can be scaled in place
-        ctx.mark_non_differentiable(losses)
-        return (losses * weights).sum(), losses
+        ctx.mark_non_differentiable(*(values for values in (losses, largest) if values is not None))
+        return (losses * weights).sum(), losses, largest
 
     @staticmethod
     @once_differentiable
@@ -93,4 +110,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("this loss has had its backward pass; compute it again instead of retaining the graph")
         scaled, ctx.gradients = [None if d is None else d.mul_(gradients[0]) for d in ctx.gradients], None
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)

@@ -343,6 +343,7 @@ class Prediction(MaskedLMOutput):
     """What the mask predictor says: logits, or how far off they are from targets."""
 
     target_losses: Tensor | None = None  # (N,) cross-entropy of each target in nats, without a gradient
+    confidences: Tensor | None = None  # (N,) largest log-probability beside each target, without a gradient
 
 
 class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
@@ -368,6 +369,7 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         logits_at: Tensor | None = None,
         targets: Tensor | None = None,
         target_weights: Tensor | None = None,
+        confidences: bool = False,
         **kwargs: Any,
     ) -> Prediction:
         """Logits (B, L, V), unshifted; V is `vocab_size`, so that padding rows of the embedding are never predicted.
@@ -377,6 +379,7 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
                 there and logits are (N, V). This is what makes a large vocabulary affordable.
             targets: int64 (N,), what stands at these positions; then there is `loss` instead of logits, the sum of
                 cross-entropies weighted by `target_weights` (N,), in far less memory (`llada.model.head`).
+            confidences: whether the largest log-probability at each target is wanted, too.
 
         The other arguments are those of `LLaDAModel`.
         """
@@ -390,10 +393,14 @@ class LLaDAForMaskedLM(DiffusionGenerationMixin, LLaDAPreTrainedModel):
         V = self.config.vocab_size
         if targets is not None and target_weights is not None:
             weight = self.lm_head.weight if self.config.embedding_size == V else self.lm_head.weight[:V]
-            total, losses = linear_cross_entropy(hidden_states.flatten(0, -2), weight, targets, target_weights)
-            return Prediction(loss=total, target_losses=losses, **given)
+            total, losses, largest = linear_cross_entropy(
+                hidden_states.flatten(0, -2), weight, targets, target_weights, confidences=confidences
+            )
+            return Prediction(loss=total, target_losses=losses, confidences=largest, **given)
         if targets is not None or target_weights is not None:
             raise ValueError("targets and target_weights (N,) go together; give both, or neither for logits")
+        if confidences:
+            raise ValueError("confidences=True is for targets and target_weights; without them there are logits")
         logits = self.lm_head(hidden_states)
         return Prediction(logits=logits[..., :V] if self.config.embedding_size > V else logits, **given)
 

@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,) tokens that count: all real ones, or the maskable ones in fine-tuning
     read: Tensor  # (B,) tokens that the network reads, padding aside
     places: list[Place]
+    tell: Callable[[Tensor], None] | None = None  # takes the largest log-probability at each target, where it is needed
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,11 @@ class Batches:
 
     def micro_batches(self, rank: int, processes: int, start: int, stop: int) -> Iterator[list[Batch]]:
         """For each step of start..stop-1, the micro-batches of this process."""
-        if self.batch_size % processes:
-            raise ValueError(f"batch_size={self.batch_size} cannot be shared equally by {processes} processes")
-        share = self.batch_size // processes
-        size = min(self.micro_batch_size or share, share)
+        first, share, size = self.shared(rank, processes)
         per_step = -(-share // size)
         loader = DataLoader(
             _Placed(self),
-            batch_sampler=self._places(rank * share, share, size, start, stop),  # pyright: ignore[reportArgumentType]
+            batch_sampler=self.places(first, share, size, start, stop),  # pyright: ignore[reportArgumentType]
             num_workers=self.workers,
             collate_fn=partial(collate, noise=self.noise, batch_size=self.batch_size, objective=self.objective),
             worker_init_fn=_leave_signals_to_the_parent,
@@ -112,7 +110,14 @@ class Batches:
         for _ in range(start, stop):
             yield [next(batches) for _ in range(per_step)]
 
-    def _places(self, first: int, share: int, size: int, start: int, stop: int) -> Iterator[list[Place]]:
+    def shared(self, rank: int, processes: int) -> tuple[int, int, int]:
+        """Of the samples of a step, the first that is this process's, how many are, and how many go together."""
+        if self.batch_size % processes:
+            raise ValueError(f"batch_size={self.batch_size} cannot be shared equally by {processes} processes")
+        share = self.batch_size // processes
+        return rank * share, share, min(self.micro_batch_size or share, share)
+
+    def places(self, first: int, share: int, size: int, start: int, stop: int) -> Iterator[list[Place]]:
         """One list of places per micro-batch, for the samples `first .. first + share` of each step."""
         responses, order = "maskable" in self.rows[0], np.empty(0)
         for step in range(start, stop):
@@ -152,6 +157,28 @@ Sample = tuple[Place, Mapping[str, np.ndarray]]
 def collate(samples: Sequence[Sample], noise: Noise, batch_size: int, objective: Objective = ELBO) -> Batch:
     """Pad a few samples of a global batch of `batch_size`, and put the objective's question about them.
 
+    Raises ValueError as `pad`.
+    """
+    places = [place for place, _ in samples]
+    t = noise.t_min + (noise.t_max - noise.t_min) * _stratified_times(places, noise, batch_size)
+    return asked(pad(samples, noise, t), places, noise, objective)
+
+
+def asked(
+    padded: Padded,
+    places: list[Place],
+    noise: Noise,
+    objective: Objective,
+    tell: Callable[[Tensor], None] | None = None,
+) -> Batch:
+    """The objective's question about rows."""
+    lengths, read = padded.maskable.sum(dim=1), padded.real.sum(dim=1) * objective.reads
+    return Batch(objective.ask(padded, noise), lengths, read, places, tell)
+
+
+def pad(samples: Sequence[Sample], noise: Noise, t: Tensor) -> Padded:
+    """Rows as a rectangle, with times (B,) and the numbers that belong to their places.
+
     Raises ValueError where a row is empty, has nothing maskable, or holds [MASK] where it is maskable.
     """
     places = [place for place, _ in samples]
@@ -172,12 +199,9 @@ def collate(samples: Sequence[Sample], noise: Noise, batch_size: int, objective:
         documents[i, : place.length or n] = 0 if document is None or not n else int(document[-1])
         documents[i, :n] = 0 if document is None else torch.from_numpy(document)
         uniforms[i] = mask_uniforms(noise.seed, place.epoch, place.index, L)
-    lengths = maskable.sum(dim=1)
-    _check(x0, maskable, lengths, places, noise)
-    t = noise.t_min + (noise.t_max - noise.t_min) * _stratified_times(places, noise, batch_size)
+    _check(x0, maskable, places, noise)
     shared = ((documents != documents[:, :1]) & real).any()
-    call = objective.ask(Padded(x0, maskable, real, t, uniforms, documents if shared else None), noise)
-    return Batch(call, lengths, real.sum(dim=1) * objective.reads, places)
+    return Padded(x0, maskable, real, t, uniforms, documents if shared else None)
 
 
 def _cut(
@@ -205,9 +229,9 @@ def _stratified_times(places: list[Place], noise: Noise, batch_size: int) -> Ten
     return times(noise.seed, epoch, torch.tensor([place.index for place in places]), batch_size)
 
 
-def _check(x0: Tensor, maskable: Tensor, lengths: Tensor, places: list[Place], noise: Noise) -> None:
+def _check(x0: Tensor, maskable: Tensor, places: list[Place], noise: Noise) -> None:
     for problem, rows in (
-        ("has nothing to learn: it is empty or nothing in it is maskable", lengths == 0),
+        ("has nothing to learn: it is empty or nothing in it is maskable", ~maskable.any(dim=1)),
         ("holds the mask token; it must not occur in training data", ((x0 == noise.mask_token_id) & maskable).any(1)),
     ):
         if rows.any():

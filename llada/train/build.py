@@ -1,4 +1,7 @@
-"""From a configuration to the parts of a training run: processes, data, model, optimisers. Nothing is written."""
+"""From a configuration to the parts of a training run: processes, data, model, optimisers. Nothing is written.
+
+All that a setting means where it meets data, model and processes is said here, hence the length.
+"""
 
 import os
 import sys
@@ -27,13 +30,14 @@ from llada.model.checkpoint import load_pretrained, read_description
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.train.batches import Batches, Rows, chosen
-from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
+from llada.train.config import PretrainConfig, PumaConfig, SFTConfig, TrainConfig, lora_of
 from llada.train.dropout import keyed
 from llada.train.loop import prepare
 from llada.train.lora import adapt, check_installed, twin
 from llada.train.mixture import Mixture
 from llada.train.objectives import ELBO, OBJECTIVES, Noise, Objective
 from llada.train.optim import OPTIMIZERS
+from llada.train.puma import Pool, Stages
 from llada.train.sharding import shard
 from llada.train.state import Position, Trained, fingerprint, weights_fingerprint
 
@@ -154,7 +158,16 @@ def place(parts: Parts, accelerator: Accelerator) -> Run:
     build = OPTIMIZERS[optim.optimizer]
     raw: list[Optimizer] = build(model, weight_decay=optim.weight_decay, betas=(optim.beta1, optim.beta2))
     wrapped, optimizers = prepare(model, raw, accelerator)
-    return Run(parts, accelerator, wrapped, Trained(model, optimizers, average), begun)
+    return Run(parts, accelerator, wrapped, Trained(model, optimizers, average, pool_of(parts)), begun)
+
+
+def pool_of(parts: Parts) -> Pool | None:
+    """A pool for the batches of `puma`; None with another objective."""
+    if parts.config.objective != "puma":
+        return None
+    puma = parts.config.puma or PumaConfig()
+    growth = {} if puma.growth is None else puma.growth.model_dump()
+    return Pool(parts.batches, Stages(puma.stages, **growth), puma.threshold)
 
 
 def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:

@@ -14,8 +14,14 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 Objective = Literal[
-    "elbo", "uniform", "cart", "complementary", "complementary_mean", "block_diffusion", "autoregressive"
+    "elbo", "uniform", "puma", "cart", "complementary", "complementary_mean", "block_diffusion", "autoregressive"
 ]
+# what says how masks are drawn; of no effect where they are not
+_DRAWN = ("masking", "eps", "t_min", "t_max")
+_NOT_READ = {
+    "puma": ("which masks what the model is least sure of", (*_DRAWN, "workers")),
+    "autoregressive": ("which masks nothing", (*_DRAWN, "eos_padding", "mask_prompt", "evaluate_draws")),
+}
 
 
 class OptimConfig(Schema):
@@ -62,6 +68,28 @@ class LoRAConfig(Schema):
         return self
 
 
+class GrowthConfig(Schema):
+    """How the number of stages grows; the paper's."""
+
+    add: Positive = 3
+    every: Positive = 30_000  # steps
+    to: Positive = 42  # and no further
+
+
+class PumaConfig(Schema):
+    """How a row is revealed from step to step (PUMA, arXiv:2602.10314)."""
+
+    stages: Positive = 12  # K: steps that a row stays, in each of which 1/K of it is revealed
+    growth: GrowthConfig | None = None  # of the number of stages; None: it stays
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None  # reveal what is more probable, too; None: only 1/K
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.growth is not None and self.growth.to <= self.stages:
+            raise ValueError(f"puma.growth.to={self.growth.to} must be above puma.stages={self.stages}")
+        return self
+
+
 class TrainConfig(Schema):
     """What every training run says."""
 
@@ -71,6 +99,7 @@ class TrainConfig(Schema):
     micro_batch_size: Positive | None = None  # rows per forward pass and process; None: all of them
     optim: OptimConfig
     objective: Objective = "elbo"  # see the README
+    puma: PumaConfig | None = None  # of the objective puma; None: its defaults
     masking: Literal["count", "bernoulli"] = "bernoulli"  # the paper's; "count" has less variance, see the README
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # floor of t; only for bernoulli
     t_min: Share = 0.0  # t is uniform from here to t_max; the loss is a bound on the likelihood only from 0 to 1
@@ -94,9 +123,12 @@ class TrainConfig(Schema):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for name in ("masking", "eps", "t_min", "t_max", "eos_padding", "mask_prompt", "evaluate_draws"):
-            if self.objective == "autoregressive" and name in self.model_fields_set:
-                raise ValueError(f"{name} has no effect with objective: autoregressive, which masks nothing; remove it")
+        why, names = _NOT_READ.get(self.objective, ("", ()))
+        for name in names:
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect with objective: {self.objective}, {why}; remove it")
+        if self.puma is not None and self.objective != "puma":
+            raise ValueError(f"puma has no effect with objective: {self.objective}; remove it, or set objective: puma")
         if self.t_min >= self.t_max:
             raise ValueError(f"t_min={self.t_min} must be below t_max={self.t_max}")
         if self.masking == "count" and "eps" in self.model_fields_set:

@@ -19,7 +19,18 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llada.train.batches import Batch, Batches, Place, Rows, collate
-from llada.train.objectives import ELBO, OBJECTIVES, Call, Noise, Objective, cross_entropy, group_sums, weighted
+from llada.train.objectives import (
+    ELBO,
+    OBJECTIVES,
+    Call,
+    Noise,
+    Objective,
+    cross_entropy,
+    group_sums,
+    largest_log_probability,
+    weighted,
+)
+from llada.train.puma import Pool
 
 
 @runtime_checkable
@@ -62,7 +73,7 @@ class Estimate(NamedTuple):
 
 def fit(
     model: nn.Module,
-    batches: Batches,
+    batches: Batches | Pool,
     optimizers: Sequence[torch.optim.Optimizer],
     *,
     learning_rate: Callable[[int], float],
@@ -79,7 +90,7 @@ def fit(
         model: its call takes what the objective gives: `input_ids`, `attention_mask` and `logits_at` for a
             `LLaDAForMaskedLM`. Sharded by `llada.train.sharding`, or prepared by `accelerator` already, it is taken as
             it is.
-        batches: the data side, with the objective.
+        batches: the data side, with the objective; a `Pool` for `puma`.
         optimizers: together over the parameters of `model`; see `llada.train.optim`.
         learning_rate: step (from 0) → rate.
         steps: where training ends.
@@ -185,7 +196,7 @@ def evaluate(
                 batch = collate([(Place(draw, i, None), rows[i]) for i in chunk], noise, len(rows), objective)
                 call = _to(batch.call, device)
                 with accelerator.autocast():
-                    _, losses = _target_losses(model, call, torch.ones(len(chunk), device=device))
+                    _, losses, _ = _target_losses(model, call, torch.ones(len(chunk), device=device))
                 groups = group_sums(losses, call)  # (B, K)
                 if number < len(chunks):
                     sums[chunk.start : chunk.stop] += weighted(groups, call).to(wide)
@@ -222,20 +233,30 @@ def _losses(model: nn.Module, batch: Batch, per: str, device: torch.device) -> t
     """The sum that the step's denominator divides, and what each row adds to it, (B,), without a gradient."""
     call = _to(batch.call, device)
     of_rows = torch.ones_like(call.weights[:, 0]) if per == "token" else 1 / batch.lengths.to(call.weights)
-    total, losses = _target_losses(model, call, of_rows)
+    total, losses, confidences = _target_losses(model, call, of_rows, confidences=batch.tell is not None)
+    if batch.tell is not None and confidences is not None:
+        batch.tell(confidences)
     rows = weighted(group_sums(losses.detach(), call), call)  # nats
     return total, rows * of_rows.to(rows)
 
 
-def _target_losses(model: nn.Module, call: Call, of_rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the rows' losses with weights (B,), and the cross-entropy of each target (N,)."""
+def _target_losses(
+    model: nn.Module, call: Call, of_rows: Tensor, *, confidences: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sum of the rows' losses with weights (B,), and of each target (N,) the cross-entropy.
+
+    The third is the largest log-probability beside it, where `confidences` are wanted.
+    """
     weights = call.target_weights(of_rows)
     network = model.module if isinstance(model, DistributedDataParallel) else model
     if isinstance(network, TakesTargets):
-        out = model(**call.inputs, targets=call.targets, target_weights=weights)
-        return out.loss, out.target_losses
-    losses = cross_entropy(model(**call.inputs).logits, call)
-    return (losses * weights.to(losses.dtype)).sum(), losses
+        wanted = {"confidences": True} if confidences else {}
+        out = model(**call.inputs, targets=call.targets, target_weights=weights, **wanted)
+        return out.loss, out.target_losses, out.confidences if confidences else None
+    logits = model(**call.inputs).logits
+    losses = cross_entropy(logits, call)
+    largest = largest_log_probability(logits) if confidences else None
+    return (losses * weights.to(losses.dtype)).sum(), losses, largest
 
 
 def _denominator(batch: Batch, per: str) -> float:
@@ -253,7 +274,7 @@ def _to(call: Call, device: torch.device) -> Call:
     return Call(inputs, moved(call.targets), moved(call.group), moved(call.weights))
 
 
-def _culprits(batches: Batches, micro_batches: list[Batch], losses: list[Tensor]) -> list[int]:
+def _culprits(batches: Batches | Pool, micro_batches: list[Batch], losses: list[Tensor]) -> list[int]:
     """The rows of the data set whose loss is not finite, from all processes; all of the step where each loss is."""
     places = [place for batch in micro_batches for place in batch.places]
     bad = (~torch.cat(losses).isfinite()).tolist()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Independent streams of one seed; the numbers are arbitrary and must never change.
-_ORDER, _OFFSET, _MASKS, _LENGTH, _PASS, _SPLIT = range(6)
+_ORDER, _OFFSET, _MASKS, _LENGTH, _PASS, _SPLIT, _SLOTS, _SHARES = range(8)
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -49,6 +49,16 @@ def split_point(seed: int, epoch: int, index: int, length: int, probability: flo
     """With the given probability where a sample is cut in two, uniform in 1..length-1; else, or if too short, None."""
     stream = _stream(seed, _SPLIT, epoch, index)
     return int(stream.integers(1, length)) if stream.random() < probability and length > 1 else None
+
+
+def slot_order(seed: int, batch_size: int) -> np.ndarray:
+    """The permutation of 0..batch_size-1 by which the slots of a pool (`llada.train.puma`) are ahead, int64."""
+    return _stream(seed, _SLOTS).permutation(batch_size)
+
+
+def share_uniforms(seed: int, step: int, batch_size: int) -> Tensor:
+    """The numbers in [0, 1) that decide how much each slot of a pool shows at a step, float32 (batch_size,)."""
+    return torch.from_numpy(_stream(seed, _SHARES, step).random(batch_size, dtype=np.float32))
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

@@ -49,6 +49,7 @@ class Padded(NamedTuple):
     t: Tensor  # (B,) between noise.t_min and t_max, stratified over the global batch
     uniforms: Tensor  # (B, L) in [0, 1)
     documents: Tensor | None = None  # (B, L) int, the document of each token, which sees that alone; None: all see all
+    masked: Tensor | None = None  # (B, L) bool, what a pool has left masked; only for `puma`
 
 
 class Call(NamedTuple):
@@ -83,6 +84,13 @@ def cross_entropy(logits: Tensor, call: Call) -> Tensor:
     return F.cross_entropy(wide, call.targets, ignore_index=IGNORED, reduction="none")
 
 
+def largest_log_probability(logits: Tensor) -> Tensor:
+    """At every target, (N,), in nats, float32 or wider, without a gradient. Logits are (N, V) or flatten to that."""
+    logits = logits.detach().flatten(0, -2)
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return wide.amax(dim=-1) - wide.logsumexp(dim=-1)
+
+
 def group_sums(losses: Tensor, call: Call) -> Tensor:
     """The cross-entropy of every group, (B, K), from that of every target (N,)."""
     return losses.new_zeros(call.weights.numel()).index_add(0, call.group, losses).view(call.weights.shape)
@@ -115,6 +123,15 @@ def uniform(padded: Padded, noise: Noise) -> Call:
     """Masked cross-entropy without a weight (MaskGIT, arXiv:2202.04200): rows with many masks count for more."""
     noised = masked(padded, noise)
     return _at_masks(padded, noised, torch.ones(len(padded.x0), 1))
+
+
+def puma(padded: Padded, noise: Noise) -> Call:
+    """`elbo` for the masks of a pool (`llada.train.puma`): the mean cross-entropy over them, times the length."""
+    if padded.masked is None:
+        raise ValueError("the masks of puma come from a pool: give llada.train.puma.Pool(batches, ...) to fit")
+    share = padded.masked.sum(dim=1).double() / padded.maskable.sum(dim=1)
+    noised = Noised(torch.where(padded.masked, noise.mask_token_id, padded.x0), padded.masked, share)
+    return _at_masks(padded, noised, 1 / share[:, None])
 
 
 def cart(padded: Padded, noise: Noise) -> Call:
@@ -268,6 +285,7 @@ ELBO = Objective(elbo, is_bound=True, measures=True)
 OBJECTIVES: dict[str, Objective] = {
     "elbo": ELBO,
     "uniform": Objective(uniform, is_bound=False),
+    "puma": Objective(puma, is_bound=False),
     "cart": Objective(cart, is_bound=False),
     "complementary": Objective(complementary, is_bound=True, reads=2),
     "complementary_mean": Objective(partial(complementary, exact=False), is_bound=False, reads=2),

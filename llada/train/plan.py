@@ -21,10 +21,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from llada.model.baseline import build_model
 from llada.model.configuration import LLaDAConfig
 from llada.model.head import linear_cross_entropy_bytes
-from llada.train.build import Parts, place, processes
+from llada.train.build import Parts, place, pool_of, processes
 from llada.train.config import PretrainConfig, SFTConfig, TrainConfig, lora_of
 from llada.train.loop import TakesTargets
 from llada.train.lora import adapt
+from llada.train.objectives import ELBO
 from llada.train.optim import OPTIMIZERS
 from llada.train.run import steps_of
 from llada.train.state import Position
@@ -57,9 +58,12 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
             adapt(model, **lora.model_dump())
     parameters, trained = _sizes(model)
     blocks = _sizes(_blocks(model))[0]
-    steps = batches.micro_batches(0, 1, 0, min(config.steps, 8))
+    pool = pool_of(parts)
+    counted = batches if pool is None else replace(batches, objective=ELBO)  # whose masks need no model
+    steps = counted.micro_batches(0, 1, 0, min(config.steps, 8))
     read = [batch.call.inputs["input_ids"].numel() for micro_batches in steps for batch in micro_batches]
     tokens_per_step = sum(read) // min(config.steps, 8)
+    rows_per_slot = config.steps if pool is None else float(pool.stages.passed(config.steps))
     longest = config.length if isinstance(config, PretrainConfig) else cast(SFTConfig, config).max_length
     attended = longest * batches.objective.halves
     return Plan(
@@ -67,7 +71,7 @@ def plan(parts: Parts, devices: int = 1) -> Plan:
         outside_blocks=parameters - blocks,
         trained=trained,
         rows=len(batches.rows),
-        epochs=config.steps * config.batch_size / len(batches.rows),
+        epochs=rows_per_slot * config.batch_size / len(batches.rows),
         tokens_per_step=tokens_per_step,
         tokens=tokens_per_step * config.steps,
         flops_per_step=tokens_per_step

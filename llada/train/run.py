@@ -108,10 +108,10 @@ def _steps(run: Run, output: Output, position: Position, journal: Journal | None
 
 def steps_of(run: Run, position: Position) -> Iterator[StepLog]:
     """The training loop of a run from a position on."""
-    config = run.parts.config
+    config, pool = run.parts.config, run.trained.pool
     return fit(
         run.wrapped,
-        run.parts.batches,
+        run.parts.batches if pool is None else pool,
         run.trained.optimizers,
         learning_rate=learning_rate(config.optim, config.steps),
         steps=config.steps,

@@ -1,11 +1,13 @@
 """What a checkpoint holds: the model, the optimisers, and where in the run it stands. No random state: there is none.
 
 Everything random in training is a function of the step (`llada.train.noise`), so weights, moments and a step number
-are the whole state. A checkpoint of replicated processes (one process, DDP) is safetensors and JSON:
+are the whole state, and with `puma` what is masked of its rows. A checkpoint of replicated processes (one process, DDP)
+is safetensors and JSON:
 
     model/                   the model in the official layout with its tokenizer; `llada generate` takes it as it is
     optimizer.safetensors    the optimisers' tensors as `parameter/key`
     ema/                     the averaged model, where there is one
+    pool.safetensors         which tokens are masked in each slot of the pool (`llada.train.puma`), where there is one
     state.json               the position
 
 Where adapters are trained (`llada.train.lora`), `model/` is without weights, and `adapter/` and `ema_adapter/` hold the
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -36,6 +39,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,8 +51,10 @@ from llada.train.agreement import on_main, together
 from llada.train.batches import Rows
 from llada.train.checkpoints import CheckpointError, begin, checkpoint_path, commit
 from llada.train.lora import adapter_tensors, is_adapted, merged, read_adapter, write_adapter
+from llada.train.puma import Pool
 
 ADAPTER_OF = {"model": "adapter", "ema": "ema_adapter"}  # the folder of its adapters alone
+_POOL = "pool.safetensors"
 
 
 class Position(NamedTuple):
@@ -70,6 +76,7 @@ class Trained(NamedTuple):
     model: PreTrainedModel  # not wrapped; its parameters may be sharded, or frozen below adapters
     optimizers: Sequence[Optimizer]
     average: PreTrainedModel | None = None  # exponential moving average of the weights
+    pool: Pool | None = None  # of `puma`
 
 
 def fingerprint(rows: Rows) -> str:
@@ -105,6 +112,7 @@ def save(
     Raises CheckpointError on every process where one of them fails; older checkpoints are then untouched.
     """
     folder = partial_path(checkpoint_path(root, position.step))
+    masks = None if trained.pool is None else gather_object(trained.pool.masks())  # of all processes' slots
 
     def fill() -> None:
         if is_sharded(trained.model):
@@ -116,6 +124,8 @@ def save(
             trained.model.config.save_pretrained(folder / "model")
         else:
             _write_whole(folder, trained)
+        if masks is not None:
+            save_file({"masked": pad_sequence(masks, batch_first=True)}, folder / _POOL)
         tokenizer.save_pretrained(folder / "model")
         write_durably(folder / "state.json", json.dumps(position._asdict(), indent=1).encode())
 
@@ -149,6 +159,8 @@ def restore(checkpoint: Path, trained: Trained, begun: Position) -> Position:
             _read_shards(checkpoint / "shards", trained)
         else:
             _read_whole(checkpoint, trained)
+        if trained.pool is not None:
+            trained.pool.resume(list(load_file(checkpoint / _POOL)["masked"]), position.step)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} cannot be gone on from: {error}") from error
     return position

@@ -29,11 +29,12 @@ def test_run_of_a_single_step_can_be_tried(prepared, pretrain_yaml, tmp_path, mo
     assert "1 steps: loss" in capsys.readouterr().out
 
 
-def test_fine_tuning_can_be_tried(pretrained, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("objective", ["elbo", "puma"])
+def test_fine_tuning_can_be_tried(objective, pretrained, tmp_path, monkeypatch, capsys):
     llada(monkeypatch, "prepare", "instructions", tmp_path / "data", "--count", 5)
     (tmp_path / "sft.yaml").write_text("max_length: 100\nsteps: 10\nbatch_size: 8\noptim: {learning_rate: 0.01}\n")
     llada(monkeypatch, "sft", tmp_path / "sft.yaml", f"init={pretrained / 'model'}", f"output={tmp_path / 'run'}",
-          f"train={tmp_path / 'data' / 'train.jsonl'}", "--dry-run")  # fmt: skip
+          f"train={tmp_path / 'data' / 'train.jsonl'}", f"objective={objective}", "--dry-run")  # fmt: skip
     assert "the same bit for bit" in capsys.readouterr().out
 
 

@@ -31,7 +31,7 @@ def tensors(dtype=torch.float64, rows: int = N):
 def test_loss_and_gradients_are_those_of_all_logits():
     hidden, weight, targets, weights = tensors()
     targets[2] = -100
-    total, losses = linear_cross_entropy(hidden, weight, targets, weights)
+    total, losses, _ = linear_cross_entropy(hidden, weight, targets, weights)
     expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
     assert torch.allclose(losses, expected, rtol=0, atol=1e-12)
     assert losses[2] == 0
@@ -42,6 +42,25 @@ def test_loss_and_gradients_are_those_of_all_logits():
     (3 * (expected * weights).sum()).backward()
     for ours, theirs in zip(found, (hidden.grad, weight.grad), strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backward", [True, False])
+def test_largest_log_probabilities_are_those_of_all_logits_and_change_nothing_else(dtype, backward):
+    hidden, weight, targets, weights = tensors(dtype)
+    targets[2] = -100
+    ends = []
+    for wanted in (False, True):
+        with torch.set_grad_enabled(backward):
+            total, losses, largest = linear_cross_entropy(hidden, weight, targets, weights, confidences=wanted)
+        gradients = torch.autograd.grad(total, (hidden, weight)) if backward else ()
+        ends.append((total, losses, *gradients))
+        assert (largest is None) == (not wanted)
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+    assert not largest.requires_grad
+    assert largest.dtype == torch.promote_types(dtype, torch.float32)
+    expected = (hidden @ weight.T).to(largest.dtype).log_softmax(dim=-1).amax(dim=-1)
+    assert torch.allclose(largest, expected, rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("frozen", [0, 1])
@@ -55,13 +74,13 @@ def test_what_needs_no_gradient_gets_none(frozen):
 
 def test_nothing_is_kept_where_no_gradient_is_asked_for():
     with torch.no_grad():
-        total, losses = linear_cross_entropy(*tensors())
+        total, losses, _ = linear_cross_entropy(*tensors())
     assert not total.requires_grad
     assert torch.equal(losses, linear_cross_entropy(*tensors())[1])
 
 
 def test_second_backward_pass_is_refused():
-    total, _ = linear_cross_entropy(*tensors())
+    total, _, _ = linear_cross_entropy(*tensors())
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="this loss has had its backward pass; compute it again"):
         total.backward()
@@ -87,14 +106,14 @@ def test_memory_is_what_is_told():
 
 def test_no_targets_are_no_loss():
     hidden, weight, targets, weights = tensors(rows=0)
-    total, losses = linear_cross_entropy(hidden, weight, targets, weights)
+    total, losses, _ = linear_cross_entropy(hidden, weight, targets, weights)
     total.backward()
     assert (total.item(), losses.shape, float(weight.grad.abs().sum())) == (0.0, (0,), 0.0)
 
 
 def test_half_precision_is_summed_in_single():
     hidden, weight, targets, weights = tensors(torch.bfloat16)
-    total, losses = linear_cross_entropy(hidden, weight, targets, weights)
+    total, losses, _ = linear_cross_entropy(hidden, weight, targets, weights)
     assert total.dtype == losses.dtype == torch.float32
     expected = F.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
     assert torch.allclose(losses, expected, atol=1e-5)
@@ -109,7 +128,7 @@ def test_half_precision_is_summed_in_single():
 def test_autocast_multiplies_in_its_precision_and_keeps_gradients_single():
     hidden, weight, targets, weights = tensors(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        total, losses = linear_cross_entropy(hidden, weight, targets, weights)
+        total, losses, _ = linear_cross_entropy(hidden, weight, targets, weights)
         expected = F.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
     assert torch.allclose(losses, expected, atol=1e-5)
     total.backward()
@@ -136,9 +155,14 @@ def test_model_gives_the_loss_of_its_targets(embedding_size, tied):
     assert out.logits is None
     losses = F.cross_entropy(model(x, logits_at=at).logits, targets, reduction="none")
     assert torch.allclose(out.target_losses, losses, rtol=0, atol=1e-12)
+    assert out.confidences is None
+    told = model(x, logits_at=at, targets=targets, target_weights=weights, confidences=True).confidences
+    assert torch.allclose(told, model(x, logits_at=at).logits.log_softmax(dim=-1).amax(dim=-1), rtol=0, atol=1e-12)
     ours = torch.autograd.grad(out.loss, list(model.parameters()))
     theirs = torch.autograd.grad((losses * weights).sum(), list(model.parameters()))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"targets and target_weights .* go together"):
         model(x, logits_at=at, targets=targets)
+    with pytest.raises(ValueError, match="confidences=True is for targets and target_weights; without them there are"):
+        model(x, logits_at=at, confidences=True)

@@ -36,7 +36,8 @@ from llada.train.objectives import (
 from llada.train.optim import adamw
 from llada.train.run import train
 
-MASKED = [name for name, objective in OBJECTIVES.items() if objective.masks]
+# those that draw their masks; test_puma.py has the other one
+MASKED = [name for name, objective in OBJECTIVES.items() if objective.masks and name != "puma"]
 
 
 def bed_noise(bed: Bed = BED, **changes) -> Noise:
@@ -346,7 +347,7 @@ def test_complementary_sets_ask_every_token_once():
         assert len(batch.call.targets) == int(batch.lengths.sum())
 
 
-@pytest.mark.parametrize("name", ["uniform", "cart", "complementary", "complementary_mean"])
+@pytest.mark.parametrize("name", ["uniform", "puma", "cart", "complementary", "complementary_mean"])
 def test_held_out_rows_are_not_measured_by_what_is_no_bound_or_not_the_best(name):
     with pytest.raises(ValueError, match="measured by a bound on their likelihood: elbo, block_diffusion, autoregr"):
         evaluate(tiny(), Tokens(), Noise(MASK, PAD), objective=OBJECTIVES[name])
@@ -524,6 +525,15 @@ def test_loss_of_fine_tuning_is_averaged_over_rows_or_over_tokens(tuning, tmp_pa
         train(SFTConfig(**values))
         losses.append(read_log(tmp_path / per)[0]["loss"])
     assert losses[0] != pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.1}])
+def test_fine_tuning_reveals_responses_step_by_step(lora, tuning, tmp_path):
+    values = tuning | {"objective": "puma", "puma": {"stages": 2}, "lora": lora, "micro_batch_size": 3}
+    train(SFTConfig(**values, output=str(tmp_path / "run")))
+    log = read_log(tmp_path / "run")
+    assert log[0]["tokens"] < log[0]["read"]
+    assert log[-1]["bound"] > 0
 
 
 def test_a_checkpoint_is_tuned_into_a_block_model(tuning, tmp_path):

@@ -35,7 +35,11 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module", params=["adamw"])
 def base(request, settings) -> dict:
-    return settings | {"optim": settings["optim"] | {"optimizer": request.param}}
+    """By the optimiser; `puma`: by AdamW, with masks that depend on what the model said."""
+    if request.param == "puma":
+        settings = {name: value for name, value in settings.items() if name != "masking"}
+        settings |= {"objective": "puma", "puma": {"stages": 3, "threshold": 0.01}}
+    return settings | {"optim": settings["optim"] | {"optimizer": "muon" if request.param == "muon" else "adamw"}}
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +70,7 @@ def assert_same_run(output: Path, alone: Path) -> None:
         )
 
 
-BOTH = pytest.mark.parametrize("base", ["adamw", "muon"], indirect=True)
-
-
-@BOTH
+@pytest.mark.parametrize("base", ["adamw", "muon", "puma"], indirect=True)
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_train_the_model_of_one(sharding, base, alone, tmp_path):
     run(training(base, tmp_path / "run", sharding=sharding), tmp_path / "printed", processes=2)
@@ -90,7 +91,11 @@ CHANGES = {
 
 @pytest.mark.parametrize(
     ("change", "base"),
-    [*((change, "adamw") for change in CHANGES), ("sharded, then sharded", "muon")],
+    [
+        *((change, "adamw") for change in CHANGES),
+        ("sharded, then sharded", "muon"),
+        ("sharded, then alone", "puma"),
+    ],
     indirect=["base"],
 )
 def test_run_goes_on_at_another_number_of_processes(change, base, alone, tmp_path):
@@ -130,12 +135,19 @@ def stopping(settings: dict, output: Path, sharding: str):
 
 @pytest.mark.parametrize(
     ("base", "processes", "sharding"),
-    [("adamw", 2, "none"), ("muon", 2, "none"), ("adamw", 4, "none"), ("adamw", 2, "full")],
+    [
+        ("adamw", 2, "none"),
+        ("muon", 2, "none"),
+        ("adamw", 4, "none"),
+        ("adamw", 2, "full"),
+        ("puma", 2, "none"),
+    ],
     indirect=["base"],
 )
 def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(base, processes, sharding, tmp_path):
     """Sums over more than two processes depend on their order, too."""
-    sizes = {"d_model": 64, "n_layers": 4, "mlp_hidden_size": 300} if sharding == "none" else {}  # many buckets
+    many_buckets = sharding == "none" and "puma" not in base
+    sizes = {"d_model": 64, "n_layers": 4, "mlp_hidden_size": 300} if many_buckets else {}
     settings = base | {"sharding": sharding, "model": base["model"] | sizes}
     run(training(settings, tmp_path / "whole"), tmp_path / "printed", processes)
     children = start_all(stopping(settings, tmp_path / "run", sharding), tmp_path / "printed", processes)

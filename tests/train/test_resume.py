@@ -143,6 +143,18 @@ def random_kills(settings: dict, folder: Path, expected: tuple, kills: int, seed
     return saving
 
 
+def test_pool_of_puma_goes_on_where_it_was(settings, tmp_path):
+    settings = {name: value for name, value in settings.items() if name != "masking"} | {"objective": "puma"}
+    settings["puma"] = {"stages": 3, "threshold": 0.01, "growth": {"add": 2, "every": 3, "to": 5}}
+    run(training(settings, tmp_path / "whole", resume=False, checkpoint_keep=1), tmp_path / "printed")
+    random_kills(settings | {"checkpoint_every": 1}, make(tmp_path, ["a"]) / "a", result(tmp_path / "whole"), 3, seed=0)
+    pool = tmp_path / "whole" / "checkpoints" / "step-00000009" / "pool.safetensors"
+    assert load_file(pool)["masked"].shape == (8, 32)
+    pool.unlink()
+    with pytest.raises(ConfigError, match=r"none of the 1 checkpoints in .*: pool\.safetensors is missing"):
+        training(settings, tmp_path / "whole", steps=11)()
+
+
 def test_kill_at_random_instants(settings, uninterrupted, tmp_path):
     random_kills(settings | {"checkpoint_every": 1}, tmp_path, uninterrupted, kills=8, seed=0)
 
