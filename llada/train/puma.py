@@ -8,10 +8,10 @@ not, and nothing is masked again. After its last stage another row takes its slo
 The loss is not a bound on the random-order model. With one token per stage, what is revealed of a row costs together
 -log p of the sampler that reveals the most probable position first (`llada.eval.exact.ordered_log_likelihood`).
 
-Which row a slot holds, its stage and how much of it is visible are functions of seed and step: at a step, slot b of B
-has had `S + order_b / B` rows, where S is the sum of 1/K over the steps before. So the slots are spread evenly over the
-stages, also after K has grown, and the j-th row of slot b is the sample that is the b-th of step j elsewhere. Which
-tokens are visible depends on the model, so that a checkpoint holds the masks.
+Which row a slot holds, its stage and, without a threshold, how much of it is visible are functions of seed and step: at
+a step, slot b of B has had `S + order_b / B` rows, where S is the sum of 1/K over the steps before. So the slots are
+spread evenly over the stages, also after K has grown, and the j-th row of slot b is the sample that is the b-th of step
+j elsewhere. Which tokens are visible depends on the model, so that a checkpoint holds the masks.
 
 Deviations from the authors' code: there, a row that the threshold has brought forward is replaced earlier, and may have
 nothing masked for a step; and a pool begins anew when K changes.
@@ -33,7 +33,9 @@ from llada.train.noise import share_uniforms, slot_order
 from llada.train.objective import lowest
 from llada.train.objectives import Padded
 
-_TIE = 2**-10  # nats: what rounding alone tells apart, as all positions of a row that is masked everywhere
+# nats; where all of a row is masked, every position sees the same, and rounding alone, which depends on the
+# micro-batch, would say what is revealed
+_TIE = 2**-10
 
 
 class Stages(NamedTuple):
@@ -87,13 +89,13 @@ def reveal(masked: Tensor, confidences: Tensor, left: Tensor, threshold: float |
 class Pool:
     """Batches whose masks follow from what the model said of those before; `fit` takes it in the place of `Batches`.
 
-    Every batch has to be told its confidences before the next step. Raises ValueError for stages below 1 and for a
-    threshold that is no probability.
+    Every batch has to be told its confidences before the next step. Raises ValueError for stages that are not
+    positive or cannot grow, and for a threshold that is no probability.
     """
 
     def __init__(self, batches: Batches, stages: Stages, threshold: float | None = None):
-        if stages.first < 1:
-            raise ValueError(f"stages={stages.first} must be at least 1")
+        if stages.first < 1 or stages.every < 1 or (stages.add and stages.to <= stages.first):
+            raise ValueError(f"{stages}: first and every must be at least 1, and with add, to must be above first")
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"threshold={threshold} must lie between 0 and 1")
         self.batches, self.stages, self.threshold = batches, stages, threshold

@@ -391,7 +391,9 @@ def test_pool_says_what_it_lacks():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": 0}, "stages=0 must be at least 1"),
+        ({"stages": 0}, r"Stages\(first=0, .*\): first and every must be at least 1"),
+        ({"stages": Stages(3, 1, 0, 9)}, r"every=0, .* must be at least 1"),
+        ({"stages": Stages(3, 1, 5, 3)}, r"to=3\): .* with add, to must be above first"),
         ({"threshold": 1.0}, r"threshold=1\.0 must lie between 0 and 1"),
         ({"threshold": 0.0}, r"threshold=0\.0 must lie between 0 and 1"),
     ],
