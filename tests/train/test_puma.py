@@ -515,7 +515,7 @@ def test_steps_left_out_do_not_stop_the_pool():
 def test_model_learns():
     model, data, noise = tiny(), Tokens(count=16), Noise(MASK, PAD)
     before = evaluate(model, data, noise, draws=4)
-    list(fit(model, pool_of(data), adamw(model), learning_rate=lambda s: 0.01, steps=120))
+    list(fit(model, pool_of(data), adamw(model), learning_rate=lambda s: 0.01, steps=60))
     assert evaluate(model, data, noise, draws=4).value < before.value - 0.5
 
 
