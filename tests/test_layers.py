@@ -38,13 +38,14 @@ RULES = {
     "llada.config": rule("pydantic yaml"),
     "llada.durable": rule(),
     "llada.splitmix": rule("torch"),
+    "llada.estimate": rule("torch"),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
     # the model's `generate` is a mixin from the sampling side
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
     "llada.train": rule(
         "accelerate torch numpy transformers tqdm safetensors",
-        "llada.train llada.model llada.data llada.config llada.durable",
+        "llada.train llada.model llada.data llada.config llada.durable llada.estimate",
     ),
     "llada.train.objective": rule("torch numpy"),
     "llada.train.objectives": rule("torch", "llada.train.objective"),
@@ -69,7 +70,9 @@ RULES = {
     "llada.sampling.config": rule("pydantic", "llada.sampling llada.config"),
     # the adapter to transformers' own way to call a generator
     "llada.sampling.transformers_style": rule("torch transformers", "llada.sampling"),
-    "llada.eval": rule("torch numpy", "llada.eval llada.train.objective llada.sampling llada.model llada.config"),
+    "llada.eval": rule(
+        "torch numpy", "llada.estimate llada.eval llada.train.objective llada.sampling llada.model llada.config"
+    ),
     # questions are put in the chat layout
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
     "llada.eval.checks": rule(),

@@ -15,17 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llada.estimate import Estimate
 from llada.eval.scoring import Question, Request, log_probs, request_of
 from llada.sampling.predictors import MaskPredictor
 from llada.train.objective import floored, forward_process, stratified, stratified_counts
-
-
-class Estimate(NamedTuple):
-    """A number, how far off it is likely to be, and what it cost."""
-
-    value: float
-    stderr: float  # one standard error of the value; 0 where it is exact
-    samples: int  # network evaluations behind it; guidance makes two of each
 
 
 class Masks(NamedTuple):

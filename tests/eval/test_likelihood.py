@@ -8,9 +8,9 @@ from bed import BED, BEDS, STAR
 from bed_model import BedModel
 
 import llada
+from llada.estimate import Estimate
 from llada.eval.likelihood import (
     ESTIMATORS,
-    Estimate,
     compare,
     log_likelihood,
     log_likelihoods,
