@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+from llada.cli.compare import compare
 from llada.cli.evaluate import evaluate
 from llada.cli.generate import generate
 from llada.cli.plan import plan
@@ -15,7 +16,7 @@ from llada.cli.tune import tune
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (prepare, plan, pretrain, sft, generate, tune, evaluate):
+for command in (prepare, plan, pretrain, sft, generate, tune, evaluate, compare):
     app.command()(command)
 
 
