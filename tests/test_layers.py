@@ -38,13 +38,14 @@ RULES = {
     "llada.config": rule("pydantic yaml"),
     "llada.durable": rule(),
     "llada.splitmix": rule("torch"),
+    "llada.estimate": rule("torch"),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
     # the model's `generate` is a mixin from the sampling side
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
     "llada.train": rule(
         "accelerate torch numpy transformers tqdm safetensors",
-        "llada.train llada.model llada.data llada.config llada.durable",
+        "llada.train llada.model llada.data llada.config llada.durable llada.estimate",
     ),
     "llada.train.objective": rule("torch numpy"),
     "llada.train.objectives": rule("torch", "llada.train.objective"),
@@ -73,30 +74,32 @@ RULES = {
     "llada.sampling.config": rule("pydantic", "llada.sampling llada.config"),
     # the adapter to transformers' own way to call a generator
     "llada.sampling.transformers_style": rule("torch transformers", "llada.sampling"),
-    "llada.eval": rule("torch numpy", "llada.eval llada.train.objective llada.sampling llada.model llada.config"),
+    "llada.eval": rule(
+        "torch numpy", "llada.estimate llada.eval llada.train.objective llada.sampling llada.model llada.config"
+    ),
     # questions are put in the chat layout
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
     "llada.eval.checks": rule(),
     "llada.eval.metrics": rule(),
     "llada.eval.presets": rule("pydantic", "llada.config llada.sampling"),
-    "llada.eval.evaluation": rule(
-        "torch transformers lm_eval jinja2",
-        "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.model",
-    ),
+    "llada.eval.evaluation": rule("transformers lm_eval jinja2", "llada.durable llada.eval llada.model"),
     "llada.eval.intervals": rule(),
     "llada.eval.choice": rule(ours="llada.eval.intervals"),
     "llada.eval.task": rule("transformers", "llada.data.chat llada.data.conversations llada.eval.checks"),
     "llada.eval.measure": rule("transformers", "llada.eval llada.model llada.sampling"),
-    # results are a file, and the tokenizer and the version are part of what they are results of
-    "llada.eval.results": rule(
-        "torch transformers", "llada.__version__ llada.data.tokenizer llada.durable llada.eval llada.sampling"
-    ),
+    # the tokenizer and the version are part of what results are results of
+    "llada.eval.identity": rule("torch transformers", "llada.__version__ llada.data.tokenizer"),
+    "llada.eval.results": rule("torch transformers", "llada.durable llada.eval llada.sampling"),
+    "llada.eval.causal": rule("torch transformers", "llada.estimate llada.eval llada.sampling"),
+    # held-out texts are read as for training
+    "llada.eval.heldout": rule("torch transformers", "llada.data llada.eval"),
     "llada.eval.texts": rule("transformers", "llada.data.tokenizer"),
     "llada.eval.arguments": rule("pydantic", "llada.config llada.sampling"),
     "llada.eval.responses": rule(ours="llada.durable"),
     "llada.eval.greedy": rule("torch transformers", "llada.eval llada.sampling"),
     "llada.eval.respond": rule("torch transformers", "llada.eval llada.model llada.sampling"),
     "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
+    "llada.eval.contenders": rule("torch transformers", "llada.data.tokenizer llada.eval llada.model"),
     "llada.eval.__main__": rule("lm_eval", "llada.eval.harness"),
     # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(

@@ -34,6 +34,7 @@ def quickstart(tmp_path_factory):
         llada(monkeypatch, "prepare", "python-documentation", f"{run}/data", "--vocab-size", 262, "--max-bytes", 300000)
         llada(monkeypatch, "prepare", "instructions", f"{run}/instructions", "--count", 5)
         llada(monkeypatch, "pretrain", "configs/pretrain/quickstart.yaml", *SMALL, "model.max_sequence_length=256")
+        llada(monkeypatch, "pretrain", "configs/pretrain/quickstart_autoregressive.yaml", *SMALL)
         llada(monkeypatch, "sft", "configs/sft/quickstart.yaml", *SMALL_SFT)
         llada(monkeypatch, "sft", "configs/sft/lora.yaml", *SMALL_SFT)
     yield folder
@@ -59,7 +60,8 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["experiment"] = ["vocabulary=50", "draws=100", "canvas_draws=20000"]
     extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
-    assert len(commands) == 19
+    extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
+    assert len(commands) == 20
     Path("tasks").mkdir()
     write_task(Path("tasks"), "mine", "choice", rows(3))
     Path("web").mkdir()

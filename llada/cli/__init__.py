@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import typer
 
+from llada.cli.compare import compare
 from llada.cli.evaluate import evaluate
 from llada.cli.experiment import experiment
 from llada.cli.generate import generate
@@ -16,7 +17,7 @@ from llada.cli.tune import tune
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (prepare, plan, pretrain, sft, generate, tune, evaluate, experiment):
+for command in (prepare, plan, pretrain, sft, generate, tune, evaluate, compare, experiment):
     app.command()(command)
 
 

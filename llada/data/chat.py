@@ -137,7 +137,7 @@ class ChatRows:
         self._rows: list[dict[str, np.ndarray]] = []
         for number, item in enumerate(conversations, start=1):
             try:
-                self._rows.append(_chat_row(item, f"conversation {number}", tokenizer, max_length))
+                self._rows.append(chat_row(item, f"conversation {number}", tokenizer, max_length))
             except BadRowError as bad:
                 policy = too_long if bad.kind == "too long" else bad_rows
                 (refused if policy == "error" else self.left_out).add(bad)
@@ -154,9 +154,10 @@ class ChatRows:
         return self._rows[i]
 
 
-def _chat_row(
+def chat_row(
     item: Messages | Conversation | BadRowError, where: str, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, np.ndarray]:
+    """A row as `ChatRows` has it. Raises BadRowError for one that is none; `where` names one that does not itself."""
     if isinstance(item, BadRowError):
         raise item
     where, messages, prompt = item if isinstance(item, Conversation) else (where, item, 0)

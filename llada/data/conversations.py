@@ -48,10 +48,18 @@ def scan_conversations(source: str | os.PathLike[str], *, split: str = "train") 
         raise ValueError(f"{source} holds no conversations: give a source with at least one")
 
 
+def is_conversation(record: Record) -> bool:
+    """Whether a row has the columns of a conversation, in any of the `SHAPES`."""
+    return _shape(record) is not None
+
+
+def _shape(record: Record) -> Shape | None:
+    return next((shape for shape in SHAPES if record.fields.keys() >= set(shape.columns)), None)
+
+
 def _conversation(record: Record) -> Conversation:
-    for shape in SHAPES:
-        if record.fields.keys() >= set(shape.columns):
-            return shape.read(record)
+    if (shape := _shape(record)) is not None:
+        return shape.read(record)
     raise BadRowError(
         "without the columns of a conversation",
         f"{record.where}: this is no conversation; accepted are {'; '.join(shape.looks for shape in SHAPES)}; found "

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import transformers
 from jinja2 import UndefinedError
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
@@ -20,11 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from llada.durable import publish_file
 from llada.eval.arguments import Settings
 from llada.eval.harness import LLaDAHarness
+from llada.eval.identity import identity
 from llada.eval.metrics import description
 from llada.eval.presets import Preset, TaskSettings
 from llada.eval.processes import Processes
 from llada.eval.responses import Responses, different, key_of
-from llada.eval.results import identity
 from llada.model.modeling import LLaDAForMaskedLM
 
 
@@ -56,14 +55,8 @@ def subject_of(
     model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, *, seed: int, limit: int | None, chat: bool
 ) -> dict[str, Any]:
     """What all results of a folder have in common, apart from the batch size and the number of processes."""
-    return identity(model, tokenizer) | {
-        "dtype": str(model.dtype),
-        "seed": seed,
-        "limit": limit,
-        "chat": chat,
-        "transformers": transformers.__version__,
-        "lm_eval": version("lm_eval"),
-    }
+    more = {"seed": seed, "limit": limit, "chat": chat, "lm_eval": version("lm_eval")}
+    return identity(model, tokenizer) | more
 
 
 def evaluate(

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llada.eval.likelihood import Estimate, every_mask
+from llada.estimate import Estimate
+from llada.eval.likelihood import every_mask
 from llada.eval.scoring import Question, Request, check_request, device_of, log_probs, request_of
 from llada.sampling.orders import ORDERS, Drafts, Order
 from llada.sampling.predictors import MaskPredictor, logits_at, plain

@@ -1,5 +1,5 @@
-"""Score intervals: of a share (Wilson, JASA 22, 1927) and of what is lost between paired answers (Tango, Statistics in
-Medicine 17, 1998), which is the same one for pairs. Both are two-sided 95 % intervals.
+"""Two-sided 95 % intervals: of a mean by its standard error, of a share by its score (Wilson, JASA 22, 1927), and of
+what is lost between paired answers (Tango, Statistics in Medicine 17, 1998), which is the same one for pairs.
 """
 
 import math
@@ -12,6 +12,11 @@ Z = NormalDist().inv_cdf(0.975)
 class Interval(NamedTuple):
     low: float
     high: float
+
+
+def around(mean: float, stderr: float) -> Interval:
+    """The values that a mean of many does not contradict; of fewer than 30 rows it is a little too narrow."""
+    return Interval(mean - Z * stderr, mean + Z * stderr)
 
 
 def wilson(right: int, rows: int) -> Interval:

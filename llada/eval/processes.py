@@ -53,10 +53,18 @@ class Processes:
 
 def load(source: Source, processes: Processes) -> tuple[LLaDAForMaskedLM, PreTrainedTokenizerBase]:
     """The model on the device of this process, and its tokenizer, without which nothing can be asked."""
-    dtype = None if source.dtype == "auto" else getattr(torch, source.dtype)
     model, tokenizer = load_pretrained(
-        source.pretrained, dtype=dtype, device=processes.device, mask_token_id=source.mask_token_id
+        source.pretrained, dtype=dtype_of(source), device=processes.device, mask_token_id=source.mask_token_id
     )
+    return model, present(tokenizer, source)
+
+
+def dtype_of(source: Source) -> torch.dtype | None:
+    return None if source.dtype == "auto" else getattr(torch, source.dtype)
+
+
+def present(tokenizer: PreTrainedTokenizerBase | None, source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer; ValueError where a checkpoint has none."""
     if tokenizer is None:
         raise ValueError(f"{source.pretrained} has no tokenizer, so it cannot be asked in text; save one beside it")
-    return model, tokenizer
+    return tokenizer

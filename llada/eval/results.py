@@ -5,14 +5,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llada import __version__
-from llada.data.tokenizer import tokenizer_hash
 from llada.durable import publish_file
+from llada.eval.identity import identity
 from llada.eval.measure import Measurement
 from llada.eval.responses import different
 from llada.eval.task import Task
@@ -75,27 +74,6 @@ def subject_of(
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
     }
-
-
-def identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What any result is a result of: weights, tokenizer, device, versions."""
-    device = model.device
-    return {
-        "model": fingerprint(model),
-        "tokenizer": tokenizer_hash(cast(PreTrainedTokenizerFast, tokenizer)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "llada": __version__,
-        "torch": torch.__version__,
-    }
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 (hex) of the configuration and of the names, types, shapes and values of all weights."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _key(sampler: SamplerConfig) -> str:

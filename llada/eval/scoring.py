@@ -71,11 +71,16 @@ def check_request(model: MaskPredictor, request: Request) -> None:
     """Raise ValueError for what cannot be scored."""
     tokens = torch.cat(request)
     check_tokens(model, tokens[None])
-    if len(request.answer) == 0:
-        raise ValueError("the answer is empty: its likelihood is 1 under every model; score at least one token")
+    check_answer(request)
     if (tokens == model.config.mask_token_id).any():
         raise ValueError("prompt and answer must not hold [MASK]: what is masked is chosen here")
     check_length(model, len(tokens))
+
+
+def check_answer(request: Request) -> None:
+    """Raise ValueError for an answer without tokens."""
+    if len(request.answer) == 0:
+        raise ValueError("the answer is empty: its likelihood is 1 under every model; score at least one token")
 
 
 def device_of(model: MaskPredictor) -> torch.device:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
@@ -19,6 +19,9 @@ from llada.model.weights import read_json
 # Mask tokens of the published vocabularies, none of which says so in its tokenizer files; and the end of a turn.
 _MASK_TOKENS = ("<|mdm_mask|>", "<[MASK]>")
 _END_OF_TURN = "<|eot_id|>"
+# Tokenizers that are what their tokenizer.json says. AutoTokenizer would put that of the model's type in their place,
+# for the baseline with biases the one of Qwen2, which cuts a text into other words.
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 # What the baseline is (`llada.model.baseline`): no LLaDA, although it has the names of the second layout.
 AUTOREGRESSIVE = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 # Llama settings without an effect here, and those with the only value that a LLaDA can have.
@@ -64,13 +67,19 @@ def read_description(
     """The configuration of a checkpoint and its tokenizer, without its weights; as for `load_pretrained`."""
     folder = checkpoint_folder(path)
     values = read_json(folder / "config.json")
-    if set(values.get("architectures") or ()) & set(AUTOREGRESSIVE):
+    if is_autoregressive(folder):
         raise ValueError(
             f"{path} holds an autoregressive model ({values['architectures'][0]}), not a mask predictor; load it with "
             "transformers' AutoModelForCausalLM, and train it with objective: autoregressive"
         )
     tokenizer = read_tokenizer(folder)
     return _config(folder, values, tokenizer, mask_token_id), tokenizer
+
+
+def is_autoregressive(path: str | Path) -> bool:
+    """Whether a checkpoint is one of the baseline (`llada.model.baseline`), as its config.json says."""
+    values = read_json(checkpoint_folder(path) / "config.json")
+    return not set(AUTOREGRESSIVE).isdisjoint(values.get("architectures") or ())
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -92,6 +101,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not (folder / "tokenizer_config.json").is_file():
         return None
     try:
+        named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+        if named in _GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
         # said explicitly, because by default transformers asks on the terminal whether to run a checkpoint's code
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing more specific

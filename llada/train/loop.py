@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from llada.estimate import Curve, Estimate, check_rows, per_token
 from llada.train.batches import Batch, Batches, Place, Rows, collate
 from llada.train.objectives import (
     ELBO,
@@ -52,23 +53,7 @@ class StepLog(NamedTuple):
     non_finite: list[int] | None = None  # rows of the data set for which this step was left out; None: it was done
 
 
-class Curve(NamedTuple):
-    """The mean cross-entropy per masked token, in nats, where so large a share is masked."""
-
-    mask_ratios: list[float]  # ascending, means over at most `_RATIOS` equal steps
-    losses: list[float]
-
-
-_RATIOS = 16
-
-
-class Estimate(NamedTuple):
-    """A mean with its standard error."""
-
-    value: float
-    stderr: float
-    samples: int  # network evaluations behind it
-    curve: Curve | None = None  # None where nothing is masked
+_RATIOS = 16  # steps of a curve, at most
 
 
 def fit(
@@ -177,8 +162,7 @@ def evaluate(
     if not objective.measures:
         measures = ", ".join(name for name, known in OBJECTIVES.items() if known.measures)
         raise ValueError(f"held-out rows are measured by a bound on their likelihood: {measures}")
-    if len(rows) < 2:
-        raise ValueError(f"a standard error needs at least 2 rows, not {len(rows)}")
+    check_rows(len(rows))
     accelerator = Accelerator() if accelerator is None else accelerator
     parameter = next(model.parameters(), None)
     device = accelerator.device if parameter is None else parameter.device
@@ -208,12 +192,9 @@ def evaluate(
             if isinstance(module, FSDPModule):
                 module.reshard()  # what a forward pass gathered would wait for a backward pass
     sums, lengths, by_ratio = (_summed(accelerator, total) for total in (sums, lengths, by_ratio))
-    value = sums.sum() / lengths.sum()
-    residuals = sums - value * lengths
-    stderr = (residuals.square().sum() * len(rows) / (len(rows) - 1)).sqrt() / lengths.sum()
     ratios, losses, masks = by_ratio[:, by_ratio[2] > 0]
     curve = Curve((ratios / masks).tolist(), (losses / masks).tolist()) if objective.masks else None
-    return Estimate(float(value), float(stderr), len(rows) * draws, curve)
+    return per_token(sums, lengths, len(rows) * draws)._replace(curve=curve)
 
 
 def _by_ratio(groups: Tensor, call: Call) -> Tensor:

@@ -12,8 +12,8 @@ from harness_tasks import KINDS, rows, write_task, write_tasks
 import llada as library
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
+from llada.eval.identity import fingerprint
 from llada.eval.responses import Responses
-from llada.eval.results import fingerprint
 
 OPTIONS = ["--set", "samples=4", "--set", "sampler.steps=4", "--device", "cpu", "--batch-size", 16]
 

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from llada.eval.intervals import Z, least_loss_limit, loss_limit, rows_to_show, wilson
+from llada.eval.intervals import Z, around, least_loss_limit, loss_limit, rows_to_show, wilson
+
+
+def test_interval_around_a_mean_is_1_96_errors_wide_on_each_side():
+    assert around(2.0, 0.5) == pytest.approx((2 - 0.5 * 1.959964, 2 + 0.5 * 1.959964), abs=1e-6)
+    assert around(2.0, 0.0) == (2.0, 2.0)
 
 
 @pytest.mark.parametrize(

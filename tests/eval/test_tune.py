@@ -12,8 +12,9 @@ from llada.config import load_config, to_yaml
 from llada.data.chat import encode_prompt
 from llada.eval.answers import answer
 from llada.eval.grid import grid
+from llada.eval.identity import fingerprint
 from llada.eval.measure import measure
-from llada.eval.results import Results, fingerprint, subject_of
+from llada.eval.results import Results, subject_of
 from llada.eval.task import check_prompts, read_task
 from llada.eval.tune import described, operating_point, rows_of, sweep, verdict
 from llada.sampling.config import SamplerConfig

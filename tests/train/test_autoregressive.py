@@ -21,6 +21,7 @@ from transformers.models.qwen2 import modeling_qwen2
 
 import llada as library
 from llada.config import ConfigError
+from llada.data.tokenizer import tokenizer_hash
 from llada.model.baseline import autoregressive_config, load_autoregressive, new_autoregressive
 from llada.train.batches import Batches, Place, collate
 from llada.train.config import PretrainConfig, SFTConfig
@@ -98,6 +99,16 @@ def test_saved_model_is_an_ordinary_one_of_transformers(tmp_path):
     assert torch.equal(plain.eval()(ids).logits, ours(ids).logits)
     assert plain.generation_config.eos_token_id == [PAD, 7]
     assert (plain.config.bos_token_id, plain.generation_config.pad_token_id) == (BOS, PAD)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_its_tokenizer_is_the_one_that_was_saved(biases, prepared, tmp_path):
+    """transformers has one of its own for each of the two types, which would cut the text into other tokens."""
+    saved = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    new_autoregressive(tiny(0, **SIZES, include_qkv_bias=biases).config, bos_token_id=BOS).save_pretrained(tmp_path)
+    saved.save_pretrained(tmp_path)
+    _, tokenizer = load_autoregressive(tmp_path)
+    assert tokenizer_hash(tokenizer) == tokenizer_hash(saved)
 
 
 def test_incomplete_or_foreign_checkpoint_is_refused(tmp_path):

@@ -1,0 +1,61 @@
+"""`llada compare`: two models on the same held-out texts and the same masks."""
+
+import json
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llada.cli.evaluate import Dtype
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="folder of a trained model, or a hub id; autoregressive ones, too")],
+    second: Annotated[str, typer.Argument(help="the other one, with the same tokenizer")],
+    data: Annotated[str, typer.Argument(help="token shards, texts, or conversations as for `llada sft`")],
+    rows: Annotated[int | None, typer.Option(help="the first ones; all if not given", min=2)] = None,
+    length: Annotated[int | None, typer.Option(help="tokens of a row, at most; what both hold if not given")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="question and answer without the chat layout")] = False,
+    samples: Annotated[int | None, typer.Option(help="masks of each text in a round; 8 if not given", min=2)] = None,
+    precision: Annotated[float | None, typer.Option(help="rounds until the difference is known so well")] = None,
+    seed: Annotated[int, typer.Option(help="of the masks")] = 0,
+    batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
+    device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
+    results: Annotated[Path | None, typer.Option("--json", help="file for the result and what it is one of")] = None,
+) -> None:
+    """Compare two models: llada compare runs/a/model runs/b/model runs/data/heldout --rows 500 --precision 0.002"""
+    from tqdm import tqdm
+
+    from llada.cli.comparison_report import record, show
+    from llada.durable import check_folder, publish_file
+    from llada.eval.arguments import Source
+    from llada.eval.comparison import compare_rows, until
+    from llada.eval.contenders import common_room, load_contender
+    from llada.eval.heldout import digest, read_rows
+    from llada.eval.processes import Processes
+
+    if results is not None:
+        check_folder(results)
+        if results.exists():
+            raise FileExistsError(f"{results} exists; choose another name or remove it")
+    processes = Processes(device)
+    if processes.count > 1:
+        raise ValueError(f"{processes.count} processes would all do the same; start llada compare without a launcher")
+    one, other = (load_contender(Source(pretrained=name, dtype=dtype), processes) for name in (first, second))
+    if one.is_exact and other.is_exact and (samples, precision) != (None, None):
+        raise ValueError("--samples and --precision have no effect on exact likelihoods; leave them out")
+    room = common_room(one, other, length)
+    texts = read_rows(data, one.tokenizer, room, rows=rows, raw=raw)
+    how = {"samples": samples or 8, "seed": seed, "batch_size": batch_size}
+    bar = partial(tqdm, unit=" texts", disable=None, leave=False)
+    found = until(compare_rows(one.model, other.model, texts, **how, watch=bar), precision)
+    show(one, other, found, precision)
+    if results is not None:
+        told = {"source": data, "rows": len(texts), "tokens": sum(row.tokens for row in texts), "length": room}
+        content = record(one, other, found) | how | {"precision": precision}
+        content |= {"data": told | {"sha256": digest(texts)}, "command": shlex.join(("llada", *sys.argv[1:]))}
+        publish_file(results, json.dumps(content, indent=1).encode())
