@@ -74,3 +74,11 @@ def prepared(corpus, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         llada(monkeypatch, "prepare", corpus, folder, "--vocab-size", 300, "--heldout", 0.1)
     return folder
+
+
+@pytest.fixture(scope="module")
+def undescribed_machine():
+    """lm_eval describes the machine in every result, for which it calls pip and other programs: a second each time."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        yield

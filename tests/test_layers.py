@@ -101,9 +101,10 @@ RULES = {
     "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
     "llada.eval.contenders": rule("torch transformers", "llada.data.tokenizer llada.eval llada.model"),
     "llada.eval.__main__": rule("lm_eval", "llada.eval.harness"),
+    "llada.eval.crew": rule("tqdm transformers", "llada.eval llada.model"),
     # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(
-        "torch transformers tqdm lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
+        "torch transformers lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
     "llada.experiments": rule(
         "torch matplotlib rich pydantic",

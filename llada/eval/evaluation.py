@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.durable import publish_file
 from llada.eval.arguments import Settings
+from llada.eval.crew import Crew
 from llada.eval.harness import LLaDAHarness
 from llada.eval.identity import identity
 from llada.eval.metrics import description
@@ -85,13 +86,14 @@ def evaluate(
         folder = None if output is None else output / "responses" / name
         asked = json.loads(how.model_dump_json())
         responses = Responses(folder, subject | {"task": name, "asked": asked}, rank=processes.rank)
-        settings = Settings(sampler=how.sampler, samples=how.samples, seed=seed, batch_size=batch_size)
-        lm = LLaDAHarness(model, tokenizer, settings, responses, processes)
-        found = _asked(lm, name, how, preset, manager, limit=limit, allow_code=allow_code)
-        for known in lm.gather_object(responses.known()):
-            responses.update(known)
-        if found is None:  # another process has the results
+        crew = Crew(model, tokenizer, responses, processes)
+        if processes.rank > 0:
+            crew.serve()
             continue
+        settings = Settings(sampler=how.sampler, samples=how.samples, seed=seed, batch_size=batch_size)
+        lm = LLaDAHarness(model, tokenizer, settings, crew, Processes(str(processes.device), alone=True))
+        with crew.leading():
+            found = _asked(lm, name, how, preset, manager, limit=limit, allow_code=allow_code)
         samples: dict[str, list[dict[str, Any]]] = found.pop("samples")
         kept = {part: found[part] for part in ("results", "groups", "n-shot", "versions", "n-samples") if part in found}
         results[name] = {"asked": asked, **kept, "estimates": {k: about(v, responses) for k, v in samples.items()}}
@@ -132,7 +134,7 @@ def about(samples: Sequence[dict[str, Any]], responses: Responses) -> dict[str, 
 
 def _asked(
     lm: LLaDAHarness, name: str, how: TaskSettings, preset: Preset, manager: TaskManager, **options: Any
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     with _columns(name):
         found = cast(Callable[..., Any], simple_evaluate)(  # whose decorator hides its parameters
             lm,
@@ -145,7 +147,7 @@ def _asked(
             bootstrap_iters=1000,  # 100000 is lm_eval's own, which takes longer than a small evaluation
             confirm_run_unsafe_code=options["allow_code"],
         )
-    return cast(dict[str, Any] | None, found)
+    return cast(dict[str, Any], found)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ not of the batch size, the order of requests or the number of processes, up to r
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -15,13 +15,13 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from llada.data.tokenizer import encode
 from llada.eval.arguments import Settings, read_arguments, read_gen_kwargs
+from llada.eval.crew import Crew, Work
 from llada.eval.processes import Processes, load
-from llada.eval.respond import Keep, Pair, Prompt, decode, score, score_texts, write
+from llada.eval.respond import Pair, Prompt
 from llada.eval.responses import Response, Responses, key_of
 from llada.eval.scoring import check_request, request_of
 from llada.eval.texts import encode_context, encode_pair, rendered
@@ -33,7 +33,8 @@ _LOG = logging.getLogger(__name__)
 class LLaDAHarness(LM):
     """A model, how it is asked, and what it has answered.
 
-    Under torchrun or `accelerate launch` every process answers its share of the requests, which lm_eval hands out.
+    Where lm_eval itself is started by torchrun or `accelerate launch`, it runs in every process and hands out the
+    documents. It then draws other examples for them than in one process; `llada.eval.evaluation` does not.
     """
 
     def __init__(
@@ -41,14 +42,18 @@ class LLaDAHarness(LM):
         model: LLaDAForMaskedLM,
         tokenizer: PreTrainedTokenizerBase,
         settings: Settings | None = None,
-        responses: Responses | None = None,
+        crew: Crew | None = None,
         processes: Processes | None = None,
     ):
+        """Args: crew: who answers; None: this process. processes: in each of which lm_eval runs, and hands out."""
         super().__init__()
         self.model, self.tokenizer = model.eval(), tokenizer
         self.settings = Settings() if settings is None else settings
-        self.responses = Responses() if responses is None else responses
         self._processes = Processes(str(model.device)) if processes is None else processes
+        if crew is None:
+            alone, first = Processes(str(model.device), alone=True), self._processes.rank == 0
+            crew = Crew(model, tokenizer, Responses(), alone, watched=first)
+        self._crew, self.responses = crew, crew.responses
         self._rank, self._world_size, self._device = self._processes.rank, self._processes.count, model.device
         most = int(model.config.max_position_embeddings)
         self.max_length = self.settings.max_length or most
@@ -86,10 +91,8 @@ class LLaDAHarness(LM):
                 key = key_of(kind, one.args)
                 if self.responses.find(key) is None and key not in asked:
                     asked[key] = self._pair(one)
-        with self._kept(scored, "likelihoods") as keep:
-            score(self.model, scored, self.settings, keep)
-        with self._kept(decoded, "greedy answers") as keep:
-            decode(self.model, decoded, self.settings, keep)
+        self._crew.answer(Work("likelihoods", scored, self.settings))
+        self._crew.answer(Work("greedy answers", decoded, self.settings))
         self._warn([self._known("loglikelihood", one.args) for one in requests])
         greedy = [self.responses.find(key_of("greedy", one.args)) for one in requests]
         values = [self._known("loglikelihood", one.args)["value"] for one in requests]
@@ -108,8 +111,7 @@ class LLaDAHarness(LM):
                     texts[key] = encode(self.tokenizer, text)
                     if not texts[key]:
                         raise ValueError("the text is empty, so it has no perplexity; leave it out")
-        with self._kept(texts, "texts") as keep:
-            score_texts(self.model, texts, self.max_length, self.settings, keep)
+        self._crew.answer(Work("likelihoods of texts", texts, self.settings))
         return [self._known("loglikelihood_rolling", one.args)["value"] for one in requests]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -127,8 +129,7 @@ class LLaDAHarness(LM):
                     context = encode_context(self.tokenizer, one.arguments[0])
                     kept = self._fitted(context, how.sampler.longest or how.sampler.gen_length)
                     prompts[keys[-1]] = Prompt(kept, len(context) - len(kept), how)
-        with self._kept(prompts, "texts") as keep:
-            write(self.model, self.tokenizer, prompts, self.settings, keep)
+        self._crew.answer(Work("texts", prompts, self.settings))
         found = [response for key in keys if (response := self.responses.find(key)) is not None]
         self._warn(found)
         return [response["text"] for response in found]
@@ -175,16 +176,6 @@ class LLaDAHarness(LM):
         response = self.responses.find(key_of(kind, args))
         assert response is not None
         return response
-
-    @contextmanager
-    def _kept(self, asked: Mapping[str, Any], what: str) -> Iterator[Keep]:
-        with tqdm(total=len(asked), unit=f" {what}", disable=True if self.rank or not asked else None) as bar:
-
-            def keep(key: str, response: Response) -> None:
-                self.responses.add(key, response)
-                bar.update()
-
-            yield keep
 
     def _warn(self, responses: Sequence[Response]) -> None:
         dropped = [response["dropped"] for response in responses if response["dropped"]]

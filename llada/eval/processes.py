@@ -1,6 +1,7 @@
 """Several processes that share an evaluation, as torchrun and `accelerate launch` start them, each with a model."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,18 +13,20 @@ from llada.eval.arguments import Source
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 
+_PATIENCE = timedelta(days=1)  # that processes have with each other: one may read tasks or compute metrics for hours
+
 
 class Processes:
     """This process among all; alone where the environment names no others."""
 
-    def __init__(self, device: str | None = None):
-        """Args: device: where the model goes; None: a GPU where there is one.
+    def __init__(self, device: str | None = None, *, alone: bool = False):
+        """Args: device: where the model goes; None: a GPU where there is one. alone: whatever the environment says.
 
         A GPU that is not there becomes the CPU, as in lm_eval, which asks for cuda:0 on every machine.
         """
         on_cpu = not torch.cuda.is_available() or device == "cpu"
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self._state = PartialState(cpu=on_cpu) if several else None
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not alone
+        self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE) if several else None
         self.rank = self._state.process_index if self._state else 0
         self.count = self._state.num_processes if self._state else 1
         self.device = torch.device("cpu" if on_cpu else device or "cuda")
@@ -45,6 +48,14 @@ class Processes:
         found = [None] * self.count if self.rank == dst else None
         torch.distributed.gather_object(obj, found, dst=dst)
         return found or []
+
+    def broadcast_object(self, obj: Any) -> Any:
+        """The object of the first process, on all of them."""
+        if self._state is None:
+            return obj
+        told = [obj]
+        torch.distributed.broadcast_object_list(told, src=0)
+        return told[0]
 
     def barrier(self) -> None:
         if self._state is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,7 @@ from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.request import end_tokens
 
 Keep = Callable[[str, Response], None]  # (key of the request, response)
+Kind = Literal["likelihoods", "greedy answers", "likelihoods of texts", "texts"]
 
 
 class Pair(NamedTuple):
@@ -36,6 +37,25 @@ class Prompt(NamedTuple):
     how: Asked
 
 
+def answer(
+    kind: Kind,
+    model: LLaDAForMaskedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Mapping[str, Any],
+    settings: Settings,
+    keep: Keep,
+) -> None:
+    """What each kind of request is answered by, on what is asked under each key."""
+    if kind == "likelihoods":
+        score(model, asked, settings, keep)
+    elif kind == "greedy answers":
+        decode(model, asked, settings, keep)
+    elif kind == "likelihoods of texts":
+        score_texts(model, asked, settings, keep)
+    else:
+        write(model, tokenizer, asked, settings, keep)
+
+
 def score(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings, keep: Keep) -> None:
     """The likelihood of each answer."""
     longest_first = dict(sorted(pairs.items(), key=lambda item: -sum(map(len, item[1].request))))
@@ -51,10 +71,9 @@ def score(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings
         keep(key, {"value": bound.value, "stderr": bound.stderr, "dropped": pair.dropped})
 
 
-def score_texts(
-    model: LLaDAForMaskedLM, texts: Mapping[str, list[int]], max_length: int, settings: Settings, keep: Keep
-) -> None:
+def score_texts(model: LLaDAForMaskedLM, texts: Mapping[str, list[int]], settings: Settings, keep: Keep) -> None:
     """The likelihood of each text: whole where it fits, otherwise of halves of `max_length`, given those before."""
+    max_length = settings.max_length or int(model.config.max_position_embeddings)
     how: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "batch_size": settings.batch_size}
     for key, ids in texts.items():
         window = max_length if len(ids) <= max_length else max(1, max_length // 2)

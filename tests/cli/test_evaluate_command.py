@@ -15,6 +15,7 @@ from llada.data.tokenizer import encode
 from llada.eval.identity import fingerprint
 from llada.eval.responses import Responses
 
+pytestmark = pytest.mark.usefixtures("undescribed_machine")
 OPTIONS = ["--set", "samples=4", "--set", "sampler.steps=4", "--device", "cpu", "--batch-size", 16]
 
 

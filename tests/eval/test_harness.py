@@ -23,6 +23,7 @@ from llada.eval.likelihood import rolling_log_likelihood
 from llada.eval.responses import key_of
 from llada.eval.texts import encode_context
 
+pytestmark = pytest.mark.usefixtures("undescribed_machine")
 SETTINGS = Settings(samples=6, seed=3, sampler=llada.SamplerConfig(steps=4))
 
 
