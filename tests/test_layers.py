@@ -107,8 +107,9 @@ RULES = {
         "torch transformers lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
     "llada.experiments": rule(
-        "torch matplotlib rich pydantic",
-        "llada.__version__ llada.config llada.durable llada.experiments llada.sampling",
+        "torch numpy transformers matplotlib rich pydantic",
+        "llada.__version__ llada.config llada.durable llada.experiments llada.data llada.model llada.sampling "
+        "llada.train llada.eval",
     ),
     "llada.cli": rule(ANY, ANY),
 }
