@@ -6,10 +6,15 @@ from typing import NoReturn
 
 import typer
 
+from llada.cli import trace
+from llada.cli.chat import chat
 from llada.cli.compare import compare
+from llada.cli.doctor import doctor
 from llada.cli.evaluate import evaluate
 from llada.cli.experiment import experiment
+from llada.cli.export import export
 from llada.cli.generate import generate
+from llada.cli.infill import infill
 from llada.cli.plan import plan
 from llada.cli.prepare import prepare
 from llada.cli.train import pretrain, sft
@@ -17,8 +22,11 @@ from llada.cli.tune import tune
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (prepare, plan, pretrain, sft, generate, tune, evaluate, compare, experiment):
+for command in (
+    prepare, plan, pretrain, sft, generate, infill, chat, tune, evaluate, compare, experiment, export, doctor
+):  # fmt: skip
     app.command()(command)
+app.add_typer(trace.app, name="trace")
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """How the figures of the experiments look: one style, and both a picture and a drawing of each."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.8) -> tuple[Figu
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     return figure, axes
+
+
+def accuracy(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], label: str, colour: str) -> None:
+    """A line of shares of right answers, in percent, with their intervals of 95 %; as `chains.summary` has them."""
+    shares = [100 * one["right"] / one["rows"] for one in scores]
+    low = [share - 100 * one["interval"][0] for share, one in zip(shares, scores, strict=True)]
+    high = [100 * one["interval"][1] - share for share, one in zip(shares, scores, strict=True)]
+    axis.errorbar(x, shares, [low, high], fmt="o-", markersize=4, linewidth=1.2, capsize=2, color=colour, label=label)
+    axis.set(ylabel="right answers, %", ylim=(-2, 102))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -12,6 +12,7 @@ from llada.sampling.cached import CACHES, Cache, CachingModel, block_causal, cac
 from llada.sampling.config import SamplerConfig
 from llada.sampling.daedal import Grown, daedal
 from llada.sampling.denoise import State, denoise
+from llada.sampling.likeliest import Likeliest
 from llada.sampling.orders import excluding
 from llada.sampling.predictors import MaskPredictor, Meter, Predict, adaptively_guided, guided, plain, suppressed
 from llada.sampling.request import end_tokens, eos_token
@@ -28,10 +29,12 @@ def states_of(
     steps: int | None,
     uniforms: RowUniforms,
     meter: Meter,
+    likeliest: Likeliest | None = None,
 ) -> Iterator[State]:
     """The loop that the configuration describes, on a canvas (B, L) and in blocks of so many steps each."""
     mask_token_id = model.config.mask_token_id
     predict = predictor_of(sampler, model, canvas != mask_token_id, attention_mask, meter)
+    predict = predict if likeliest is None else likeliest.of(predict)
     order = sampler.make_order()
     if sampler.eos_last:
         order = excluding(order, end_tokens(model))

@@ -12,6 +12,7 @@ from torch import Tensor
 from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State, row_numbers, row_uniforms
+from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import MaskPredictor, Meter
 from llada.sampling.request import check_length, check_tokens, eos_token, left_padding, prompt_padding
 from llada.sampling.reveals import REVEALS
@@ -69,11 +70,12 @@ def generation_states(
     *,
     first_row: int | Tensor = 0,
     meter: Meter | None = None,
+    likeliest: Likeliest | None = None,
 ) -> Iterator[State]:
     """The states of `generate`, one per prediction, to stream or record them. Arguments and errors as there.
 
-    The meter, if one is given, counts what the network does. Answers that find their own length (`sampler.longest`)
-    have no canvas of one size to show: ValueError.
+    The meter, if one is given, counts what the network does; `likeliest` keeps what each prediction holds likeliest.
+    Answers that find their own length (`sampler.longest`) have no canvas of one size to show: ValueError.
     """
     if sampler.longest is not None:
         raise ValueError(
@@ -89,7 +91,7 @@ def generation_states(
     blocks = [slice(P + i * size, P + (i + 1) * size) for i in range(sampler.blocks)]
     uniforms = row_uniforms(seed, padded, first_row)
     meter = Meter.of(prompt) if meter is None else meter
-    return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter)
+    return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter, likeliest)
 
 
 def infill(
@@ -107,6 +109,23 @@ def infill(
     step, and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
     """
     sampler = SamplerConfig() if sampler is None else sampler
+    meter = Meter.of(canvas)
+    states = infill_states(model, canvas, attention_mask, sampler, seed, first_row=first_row, meter=meter)
+    return account(states, canvas, model, meter)
+
+
+def infill_states(
+    model: MaskPredictor,
+    canvas: Tensor,
+    attention_mask: Tensor | None,
+    sampler: SamplerConfig,
+    seed: int = 0,
+    *,
+    first_row: int | Tensor = 0,
+    meter: Meter | None = None,
+    likeliest: Likeliest | None = None,
+) -> Iterator[State]:
+    """The states of `infill`, as `generation_states` are those of `generate`."""
     if sampler.longest is not None:
         raise ValueError("longest has no effect on infilling: the canvas says how much there is to fill; leave it out")
     if "gen_length" in sampler.model_fields_set:
@@ -150,16 +169,15 @@ def infill(
             "set steps, or fill rows one by one, so that no row depends on its neighbours"
         )
     uniforms = row_uniforms(seed, attention_mask, first_row)
-    meter = Meter.of(canvas)
-    states = states_of(sampler, model, canvas, attention_mask, blocks, steps, uniforms, meter)
-    return _account(states, canvas, model, meter)
+    meter = Meter.of(canvas) if meter is None else meter
+    return states_of(sampler, model, canvas, attention_mask, blocks, steps, uniforms, meter, likeliest)
 
 
 def collect(
     states: Iterator[State], model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig, meter: Meter
 ) -> Generation:
     """Run the states of `generation_states`, which was given this meter, to their end and account for them."""
-    return _account(states, _canvas(model, prompt, sampler), model, meter)
+    return account(states, _canvas(model, prompt, sampler), model, meter)
 
 
 def _grow(
@@ -193,8 +211,8 @@ def _grow(
     return _generation(model, sequences, generated, meter)
 
 
-def _account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter: Meter) -> Generation:
-    """Run the sampler to its end and account for it."""
+def account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter: Meter) -> Generation:
+    """Run the states of a sampler, which was given this canvas (B, L) and meter, to their end and account for them."""
     generated = canvas == model.config.mask_token_id
     for state in states:
         canvas = state.canvas

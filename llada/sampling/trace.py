@@ -22,8 +22,9 @@ from torch import Tensor
 from llada.durable import publish_file
 from llada.sampling.denoise import State
 from llada.sampling.generate import until_end
+from llada.sampling.likeliest import Likeliest
 
-VERSION = 1
+VERSION = 2
 
 
 class Kind(IntEnum):
@@ -57,6 +58,8 @@ class Trace:
     token: Tensor  # int64 (N,) after the step
     kind: Tensor  # int64 (N,) one of `Kind`
     probability: Tensor  # float64 (N,) of a revealed token, at temperature 1; 1 for the other kinds
+    alternatives: Tensor  # int64 (N, K) the likeliest tokens where it was revealed, [MASK] elsewhere; K may be 0
+    alternative_probability: Tensor  # float64 (N, K) theirs, descending, 0 for [MASK]
     version: int = VERSION
 
     def __post_init__(self):
@@ -76,6 +79,9 @@ class Trace:
             outside = column[(column < 0) | (column >= size)]
             if len(outside):
                 raise ValueError(f"{name} {int(outside[0])} lies outside of 0..{size - 1}")
+        sizes = [tuple(table.shape) for table in (self.alternatives, self.alternative_probability)]
+        if sizes[0] != sizes[1] or len(self.alternatives) != len(self.step):
+            raise ValueError(f"alternatives {sizes[0]} and their probabilities {sizes[1]} are not of {len(self.step)}")
         if (((self.step * B + self.row) * L + self.position).diff() <= 0).any():
             raise ValueError("the changes are not sorted by step, row and position, or one is there twice")
         if ((self.token == self.mask_token_id) != (self.kind == Kind.REMASKED)).any():
@@ -115,6 +121,7 @@ class Trace:
         stored = {"version": self.version, "mask_token_id": self.mask_token_id, "shape": list(self.canvas.shape)}
         stored |= {name: getattr(self, name).long().tolist() for name in ("canvas", "index", "blocks", "active")}
         stored |= {name: getattr(self, name).tolist() for name in _COLUMNS} | {"probability": probability}
+        stored |= {name: getattr(self, name).tolist() for name in ("alternatives", "alternative_probability")}
         publish_file(path, json.dumps(stored, separators=(",", ":")).encode())
 
     @classmethod
@@ -138,12 +145,14 @@ class Recorder:
     Args:
         canvas: the one that the sampler was given. For `generation_states` it is
             `torch.nn.functional.pad(prompt, (0, gen_length), value=mask_token_id)`.
+        likeliest: what the states were given, to record alternatives as well; None: none are recorded.
     """
 
-    def __init__(self, canvas: Tensor, mask_token_id: int):
+    def __init__(self, canvas: Tensor, mask_token_id: int, likeliest: Likeliest | None = None):
         self._start = self._canvas = canvas.clone()
         self._mask_token_id = mask_token_id
-        self._changes: list[tuple[Tensor, ...]] = []  # row, position, token, kind, probability of each step
+        self._likeliest = likeliest
+        self._changes: list[tuple[Tensor, ...]] = []  # the columns from `row` on, of each step
         self._steps: list[tuple[int, int, int]] = []  # index, and the window
         self._active: list[Tensor] = []
 
@@ -172,18 +181,36 @@ class Recorder:
         kind = kind.masked_fill(~decided[row, position], int(Kind.FILLED))
         kind = kind.masked_fill(token == self._mask_token_id, int(Kind.REMASKED))
         known = torch.where(kind == Kind.REVEALED, probability[row, position], 1.0)
-        self._changes.append((row, position, token, kind, known))
+        others = self._alternatives(state, row, position, kind == Kind.REVEALED)
+        self._changes.append((row, position, token, kind, known, *others))
         self._steps.append((state.index, *state.block.indices(after.shape[1])[:2]))
         self._active.append(state.active)
         self._canvas = after
+
+    def _alternatives(self, state: State, row: Tensor, position: Tensor, revealed: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens and probabilities (N, K) where something was revealed."""
+        if self._likeliest is None:
+            return row.new_zeros(len(row), 0), torch.zeros(len(row), 0, dtype=torch.float64, device=row.device)
+        start = state.block.indices(state.canvas.shape[1])[0]
+        token = row.new_full((len(row), self._likeliest.count), self._mask_token_id)
+        probability = torch.zeros(token.shape, dtype=torch.float64, device=row.device)
+        place = row[revealed], position[revealed] - start
+        token[revealed], probability[revealed] = self._likeliest.tokens[place], self._likeliest.probability[place]
+        return token, probability
 
     @property
     def trace(self) -> Trace:
         """Of the states that went by so far. This is where the changes come to the CPU."""
         B = self._start.shape[0]
         counts = torch.tensor([len(change[0]) for change in self._changes], dtype=torch.long)
-        none = (*[torch.zeros(0, dtype=torch.long)] * 4, torch.zeros(0, dtype=torch.float64))
-        row, position, token, kind, probability = (
+        real = {"dtype": torch.float64}
+        none = (
+            *[torch.zeros(0, dtype=torch.long)] * 4,
+            torch.zeros(0, **real),
+            torch.zeros(0, 0, dtype=torch.long),
+            torch.zeros(0, 0, **real),
+        )
+        row, position, token, kind, probability, alternatives, alternative_probability = (
             torch.cat(column).cpu() for column in zip(*(self._changes or [none]), strict=True)
         )
         steps = torch.tensor(self._steps, dtype=torch.long).reshape(-1, 3)
@@ -199,6 +226,8 @@ class Recorder:
             token=token.long(),
             kind=kind,
             probability=probability,
+            alternatives=alternatives,
+            alternative_probability=alternative_probability,
         )
 
 
@@ -343,12 +372,18 @@ def _fields(stored: Any) -> dict[str, Any]:
     sizes = {"canvas": (B, L), "index": (S,), "blocks": (S, 2), "active": (S, B)}
     sizes |= {name: (len(stored[name]) if isinstance(stored[name], list) else 0,) for name in _COLUMNS}
     values: dict[str, Any] = {name: _whole_numbers(stored, name, *size) for name, size in sizes.items()}
+    N = len(values["step"])
+    lists = stored["alternatives"] if isinstance(stored["alternatives"], list) else []
+    K = len(lists[0]) if lists and isinstance(lists[0], list) else 0
+    values["alternatives"] = _whole_numbers(stored, "alternatives", N, K)
     try:
         values["probability"] = torch.tensor(
             [math.nan if p is None else p for p in stored["probability"]], dtype=torch.float64
         )
+        others = torch.tensor(stored["alternative_probability"], dtype=torch.float64)
+        values["alternative_probability"] = others.reshape(N, -1 if others.numel() else K)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError("probability is not a list of numbers") from None
+        raise ValueError("probability or alternative_probability is not a table of numbers") from None
     if ((values["active"] != 0) & (values["active"] != 1)).any():
         raise ValueError("active has other values than 0 and 1")
     return values | {"active": values["active"].bool(), "mask_token_id": stored["mask_token_id"]}

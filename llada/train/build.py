@@ -6,7 +6,7 @@ All that a setting means where it meets data, model and processes is said here, 
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -170,9 +170,9 @@ def pool_of(parts: Parts) -> Pool | None:
     return Pool(parts.batches, Stages(puma.stages, **growth), puma.threshold)
 
 
-def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
-    """The sizes of the config with the vocabulary of the tokenizer."""
-    sizes = dict(read_yaml(config.model)) if isinstance(config.model, str) else dict(config.model)
+def model_config(model: Mapping[str, Any] | str, length: int, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
+    """Sizes, or those of a YAML file, with the vocabulary of the tokenizer; rows of `length` where they name none."""
+    sizes = dict(read_yaml(model)) if isinstance(model, str) else dict(model)
     if len(tokenizer) > sizes.get("vocab_size", len(tokenizer)):
         raise ConfigError(
             f"model.vocab_size={sizes['vocab_size']} is smaller than the tokenizer's {len(tokenizer)} tokens"
@@ -186,7 +186,7 @@ def model_config(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase) -> 
     for name in tokens.keys() & sizes.keys() - {"vocab_size"}:
         if sizes[name] != tokens[name]:
             raise ConfigError(f"model.{name}={sizes[name]} is not the tokenizer's {tokens[name]}; leave it out")
-    values = {"max_sequence_length": config.length, **tokens, **sizes}
+    values = {"max_sequence_length": length, **tokens, **sizes}
     try:
         return LLaDAConfig(**values)
     except ValueError as error:
@@ -198,7 +198,7 @@ def _pretraining(config: PretrainConfig) -> Parts:
         if not (Path(folder) / "tokenizer").is_dir():
             raise ConfigError(f"data={folder!r} has no tokenizer; write it with `llada prepare SOURCE {folder}`")
     tokenizer = AutoTokenizer.from_pretrained(Path(config.folders[0]) / "tokenizer")
-    sizes = model_config(config, tokenizer)
+    sizes = model_config(config.model, config.length, tokenizer)
     if (config.document_mask or config.split) and sizes.block_length is not None:
         raise ConfigError("document_mask and split are for attention without blocks; set model.block_length=null")
     described: PreTrainedConfig = sizes
@@ -252,8 +252,13 @@ def _model(parts: Parts) -> PreTrainedModel:
         if config.block_length is not None:
             model.config.block_length = config.block_length
         return model
-    sizes = model_config(cast(PretrainConfig, config), parts.tokenizer)
-    return new_autoregressive(sizes, bos_token_id=_first_token(parts.tokenizer)) if causal else LLaDAForMaskedLM(sizes)
+    config = cast(PretrainConfig, config)
+    return new_model(model_config(config.model, config.length, parts.tokenizer), parts.tokenizer, causal=causal)
+
+
+def new_model(sizes: LLaDAConfig, tokenizer: PreTrainedTokenizerBase, *, causal: bool) -> PreTrainedModel:
+    """With random weights: a LLaDA, or the autoregressive model of its sizes."""
+    return new_autoregressive(sizes, bos_token_id=_first_token(tokenizer)) if causal else LLaDAForMaskedLM(sizes)
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -21,7 +21,7 @@ from llada.train.dropout import use_row_dropout
 
 _NAME = "default"  # of the adapter; peft's
 _PREFIX = "base_model.model."  # of a tensor's name in a file, for the two modules that peft puts around a model
-_WEIGHTS = "adapter_model.safetensors"
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def check_installed() -> None:
@@ -110,3 +110,26 @@ def write_adapter(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder:
 def read_adapter(folder: Path) -> dict[str, Tensor]:
     """The tensors that `write_adapter` wrote."""
     return load_file(folder / _WEIGHTS)
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model with the adapter in a folder, of peft's format, merged into its weights.
+
+    Raises FileNotFoundError where the folder has none, and ValueError where it does not fit the model.
+    """
+    check_installed()
+    if not (folder / _CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {_CONFIG}, so it is not the folder of an adapter")
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    inject_adapter_in_model(LoraConfig.from_pretrained(folder), model, _NAME)
+    tensors = {name.removeprefix(_PREFIX): value for name, value in read_adapter(folder).items()}
+    outcome = set_peft_model_state_dict(model, tensors, _NAME)
+    unread = list(outcome.unexpected_keys)
+    missing = [name for name in outcome.missing_keys if ".lora_" in name]
+    if unread or missing:
+        raise ValueError(
+            f"the adapter in {folder} does not fit the model: it has {unread[:3]} too much and {missing[:3]} too "
+            "little; take the model that it was trained on"
+        )
+    return merged(model, model.state_dict())

@@ -147,27 +147,6 @@ def test_fine_tuning_starts_from_the_checkpoint_and_measures_the_bound(tuned):
     assert log[-1]["learning_rate"] == pytest.approx(0.0)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["Add 3 and 4.", "--sampler", "semi_autoregressive", "--set", "gen_length=8", "--set", "block_length=4"],
-        ["the model", "--raw", "--set", "gen_length=8", "--set", "temperature=0.5", "--seed", "3"],
-        ["the ___ reads ___", "--gap", "2"],
-    ],
-    ids=["answer", "continue", "infill"],
-)
-def test_generate_prints_text_and_its_cost(tuned, arguments, monkeypatch, capsys):
-    llada(monkeypatch, "generate", tuned / "model", *arguments)
-    captured = capsys.readouterr()
-    assert captured.out.strip() or captured.out == "\n"
-    assert "forward passes)" in captured.err
-    if "--raw" in arguments:
-        assert captured.out.startswith("the model")
-    if "--gap" in arguments:
-        assert captured.out.startswith("the ")
-        assert captured.err.endswith("(4 forward passes)\n")
-
-
 def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, capsys):
     llada(monkeypatch, "prepare", "instructions", tmp_path / "d", "--families", "parity,compare", "--count", 3)
     rows = [json.loads(line) for line in (tmp_path / "d" / "train.jsonl").read_text().splitlines()]
@@ -175,11 +154,6 @@ def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, cap
     message = refusal(monkeypatch, capsys, "prepare", "instructions", tmp_path / "e", "--families", "parity,algebra")
     assert "there is no family 'algebra'; the families are" in message
     assert not (tmp_path / "e").exists()
-
-
-def test_mask_token_in_a_prompt_stays_text(tuned, monkeypatch, capsys):
-    llada(monkeypatch, "generate", tuned / "model", "a <|mdm_mask|> b", "--raw", "--set", "gen_length=4")
-    assert capsys.readouterr().out.startswith("a <|mdm_mask|> b")
 
 
 @pytest.mark.parametrize(
@@ -268,13 +242,6 @@ def test_exponents_without_a_dot_are_numbers(prepared, pretrain_yaml, tmp_path, 
 )
 def test_options_that_cannot_act_on_a_source_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
     assert message in refusal(monkeypatch, capsys, "prepare", arguments[0], tmp_path / "out", *arguments[1:])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [(["a ___", "--raw"], "--raw has no effect"), (["a", "--gap", 2], "--gap has no effect")]
-)
-def test_options_that_cannot_act_on_a_prompt_are_refused(arguments, message, tuned, monkeypatch, capsys):
-    assert message in refusal(monkeypatch, capsys, "generate", tuned / "model", *arguments)
 
 
 def test_missing_configuration_suggests_the_near_one(monkeypatch, capsys):

@@ -238,7 +238,7 @@ def first(name: str, value):
     ("damage", "problem"),
     [
         (lambda stored: [], "holds a list, not an object"),
-        (changed(version=2), "version 2 of a trace is unknown; known: 1"),
+        (changed(version=1), "version 1 of a trace is unknown; known: 2"),
         (lambda stored: {k: v for k, v in stored.items() if k != "version"}, "version None of a trace is unknown"),
         (lambda stored: {k: v for k, v in stored.items() if k != "kind"}, r"lacks \['kind'\] and has unknown \[\]"),
         (changed(colour=3), r"has unknown \['colour'\]"),
@@ -263,10 +263,13 @@ def first(name: str, value):
         (changed(token=[True] * 34), "token is not a table of whole numbers"),
         (first("token", 2**70), "token is not a table of whole numbers"),
         (first("token", MASK), r"changes to \[MASK\], 5, are not those of kind 1"),
-        (first("probability", "high"), "probability is not a list of numbers"),
-        (changed(probability=1), "probability is not a list of numbers"),
+        (first("probability", "high"), "alternative_probability is not a table of numbers"),
+        (changed(probability=1), "alternative_probability is not a table of numbers"),
         (lambda stored: stored | {"blocks": stored["blocks"][1:]}, r"blocks has size \(8, 2\), not \(9, 2\)"),
         (changed(active=[[2, 1, 1, 1]] * 9), "active has other values than 0 and 1"),
+        (changed(alternatives=[[1]] * 34), "alternative_probability is not a table of numbers"),
+        (changed(alternatives=[[1], [2, 3]]), "alternatives is not a table of whole numbers"),
+        (changed(alternative_probability=[["high"]]), "alternative_probability is not a table of numbers"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_name_and_the_problem(damage, problem, tmp_path):

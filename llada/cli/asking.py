@@ -1,0 +1,120 @@
+"""What `llada generate` and `llada infill` have in common: a model, a sampler, and somebody who looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from llada.model.modeling import LLaDAForMaskedLM
+    from llada.sampling.config import SamplerConfig
+    from llada.sampling.denoise import State
+    from llada.sampling.generate import Generation
+    from llada.sampling.likeliest import Likeliest
+    from llada.sampling.predictors import Meter
+
+Sampler = Annotated[str, typer.Option(help="name of a file in configs/sampling, or a .yaml file")]
+Fields = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")]
+Seed = Annotated[int, typer.Option(help="of the random numbers")]
+Device = Annotated[str | None, typer.Option(help="such as cuda; the CPU if not given")]
+Watch = Annotated[bool, typer.Option("--watch", help="show the canvas as it is revealed; of no effect in a pipe")]
+Delay = Annotated[float, typer.Option(help="seconds to wait after each step that is watched", min=0.0)]
+TraceFile = Annotated[Path | None, typer.Option("--trace", help="JSON file for what happens, for `llada trace render`")]
+Alternatives = Annotated[int, typer.Option(help="likeliest tokens of each position to keep in it", min=0)]
+AsJSON = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+class Asked(NamedTuple):
+    model: LLaDAForMaskedLM
+    tokenizer: PreTrainedTokenizerBase
+    sampler: SamplerConfig
+
+
+class Looking(NamedTuple):
+    """Who looks on, and what is kept."""
+
+    watch: bool
+    delay: float
+    trace: Path | None
+    alternatives: int
+
+
+def load(model: Path, sampler: str, fields: list[str] | None, device: str | None) -> Asked:
+    """The model with its tokenizer, and the sampler with the changed fields."""
+    from llada.config import load_config
+    from llada.model.checkpoint import load_pretrained
+    from llada.sampling.config import SamplerConfig
+
+    settings = load_config(SamplerConfig, SamplerConfig.file_of(sampler), fields or ())
+    loaded, tokenizer = load_pretrained(model, device=device)
+    if tokenizer is None:
+        raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
+    return Asked(loaded, tokenizer, settings)
+
+
+def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) -> Looking:
+    """Raises ValueError for what has no effect, and where the trace cannot be written."""
+    from llada.durable import check_folder
+
+    if alternatives and trace is None:
+        raise ValueError("--alternatives has no effect without --trace; name a file for the trace")
+    if delay and not watch:
+        raise ValueError("--delay has no effect without --watch; add it, or leave the delay out")
+    if trace is not None:
+        check_folder(trace)
+    return Looking(watch, delay, trace, alternatives)
+
+
+def run(
+    asked: Asked,
+    canvas: Tensor,
+    states: Callable[[Meter, Likeliest | None], Iterator[State]],
+    how: Looking,
+    console: Console,
+    *,
+    start: int = 0,
+) -> Generation:
+    """The outcome of the states, which start from the canvas (1, L); shown from position `start` on, and recorded."""
+    from llada.sampling.generate import account
+    from llada.sampling.likeliest import Likeliest
+    from llada.sampling.predictors import Meter
+    from llada.sampling.trace import Recorder
+    from llada.show.terminal import watch
+
+    mask = asked.model.config.mask_token_id
+    meter = Meter.of(canvas)
+    likeliest = Likeliest(how.alternatives, mask) if how.alternatives else None
+    passing, recorder = states(meter, likeliest), Recorder(canvas, mask, likeliest)
+    if how.trace is not None:
+        passing = recorder.watch(passing)
+    if how.watch and console.is_terminal:
+        passing = watch(passing, canvas, mask, asked.tokenizer, console, start=start, delay=how.delay)
+    out = account(passing, canvas, asked.model, meter)
+    if how.trace is not None:
+        recorder.trace.save(how.trace)
+    return out
+
+
+def told(out: Generation, text: str, as_json: bool) -> None:
+    """Print the text, and what it cost; as one line of JSON on request."""
+    import json
+
+    passes = int(out.forward_passes)
+    values: dict[str, Any] = {
+        "text": text,
+        "forward_passes": passes,
+        "query_tokens": int(out.query_tokens),
+        "tokens": round(float(out.tokens_per_forward) * passes),
+    }
+    if as_json:
+        typer.echo(json.dumps(values, ensure_ascii=False))
+    else:
+        typer.echo(text)
+        typer.echo(f"({passes} forward passes)", err=True)

@@ -1,0 +1,87 @@
+"""`llada chat`: talk with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llada.cli.asking import Delay, Device, Fields, Sampler, Seed, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from llada.cli.session import Session
+    from llada.sampling.denoise import State
+
+
+def chat(
+    model: Annotated[Path, typer.Argument(help="folder of a fine-tuned model")],
+    sampler: Sampler = "low_confidence",
+    set_: Fields = None,
+    system: Annotated[str | None, typer.Option(help="what the model is told before all else")] = None,
+    watch: Annotated[bool, typer.Option(help="show the canvas as it is revealed")] = True,
+    delay: Delay = 0.0,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Talk with a model; /help tells what can be typed: llada chat runs/quickstart/sft/model --set gen_length=32"""
+    import sys
+
+    from rich.console import Console
+
+    from llada.cli.session import Session
+
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # arrow keys and history, where the system has it
+    asked = load(model, sampler, set_, device)
+    session = Session(*asked, seed=seed)
+    if system:
+        session.take(f"/system {system}")
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print("/help tells what can be typed; Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
+    while (line := _line(console)) is not None:
+        try:
+            reply = session.take(line)
+            if reply.text:
+                console.print(reply.text, style="dim", markup=False)
+            if reply.ends:
+                return
+            if reply.asks:
+                _answer(session, console, watch=watch, delay=delay)
+        except (ValueError, OSError) as error:
+            console.print(f"llada: {error}", style="bold", markup=False)
+
+
+def _line(console: Console) -> str | None:
+    """What is typed next; None at the end of input."""
+    try:
+        return console.input("[bold]> [/bold]" if console.is_terminal else "")
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        console.print("\nCtrl-D or /quit leaves.", style="dim")
+        return ""
+
+
+def _answer(session: Session, console: Console, *, watch: bool, delay: float) -> None:
+    from llada.show import terminal
+
+    def shown(states: Iterator[State], canvas: Tensor, start: int) -> Iterator[State]:
+        if not watch or not console.is_terminal:
+            return states
+        mask = session.model.config.mask_token_id
+        return terminal.watch(states, canvas, mask, session.tokenizer, console, start=start, delay=delay)
+
+    try:
+        out = session.answer(shown)
+    except KeyboardInterrupt:
+        console.print("stopped; nothing of it is kept, and the question can be said again", style="dim")
+        return
+    console.print(session.messages[-1]["content"], markup=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(f"{int(out.forward_passes)} forward passes", style="dim")

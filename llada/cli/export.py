@@ -1,0 +1,72 @@
+"""`llada export`: a model for others, with its card."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="folder of a run, or of a model")],
+    output: Annotated[Path, typer.Argument(help="folder to write, which must not exist yet")],
+    adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter, to be merged into the model")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights; as they are if not given")
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option(help="that the card tells of, written beside it as sampler.yaml")
+    ] = "low_confidence",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
+    name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
+    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
+) -> None:
+    """Write a model with its card, and check it: llada export runs/quickstart/sft exported --license apache-2.0"""
+    import json
+    from importlib.metadata import version
+
+    import torch
+
+    from llada import __version__
+    from llada.config import load_config, to_yaml
+    from llada.model import checkpoint
+    from llada.model.baseline import load_autoregressive
+    from llada.model.card import model_card
+    from llada.model.export import export as write
+    from llada.sampling.config import SamplerConfig
+    from llada.train.journal import read_log
+    from llada.train.lora import merge_adapter
+
+    fields = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())
+    run = source if (source / "model" / "config.json").is_file() else None
+    folder = source if run is None else source / "model"
+    masked = not checkpoint.is_autoregressive(folder)
+    as_asked = None if dtype is None else getattr(torch, dtype)
+    loaded, tokenizer = (checkpoint.load_pretrained if masked else load_autoregressive)(folder, dtype=as_asked)
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer; save one beside the weights, as others need it")
+    if adapter is not None:
+        loaded = merge_adapter(loaded, adapter)
+    log = [] if run is None else read_log(run)
+    told = fields.model_dump(exclude_unset=True)
+    card = model_card(
+        name or output.name,
+        masked=masked,
+        sizes=loaded.config.to_diff_dict(),
+        parameters=sum(p.numel() for p in loaded.parameters()),
+        run=None if run is None else json.loads((run / "config.json").read_text(encoding="utf-8")),
+        measured=log[-1] if log else None,
+        sampler=told,
+        versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
+        licence=licence,
+    )
+    files = {"README.md": card.encode()}
+    if masked:
+        files["sampler.yaml"] = to_yaml(fields, f"How {name or output.name} is sampled from")
+    written = write(loaded, tokenizer, output, files, max_shard_size=max_shard_size)
+    if as_json:
+        typer.echo(json.dumps({"output": str(output)} | written._asdict()))
+        return
+    typer.echo(f"{output}: {written.parameters} parameters in {', '.join(written.files)}")
+    typer.echo("read again: the logits are the same, bit for bit")

@@ -1,0 +1,63 @@
+"""`llada infill`: fill the gaps of a text with a trained model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llada.cli.asking import (
+    Alternatives,
+    AsJSON,
+    Delay,
+    Device,
+    Fields,
+    Sampler,
+    Seed,
+    TraceFile,
+    Watch,
+    load,
+    looking,
+    run,
+    told,
+)
+
+
+def infill(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model")],
+    text: Annotated[str, typer.Argument(help="___ marks a gap")],
+    gap: Annotated[int, typer.Option(help="tokens for each ___", min=1)] = 8,
+    sampler: Sampler = "low_confidence",
+    set_: Fields = None,
+    seed: Seed = 0,
+    watch: Watch = False,
+    delay: Delay = 0.0,
+    trace: TraceFile = None,
+    alternatives: Alternatives = 0,
+    device: Device = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Fill in a text: llada infill runs/quickstart/pretrain/model "Return the ___ of the array." --gap 6"""
+    import torch
+    from rich.console import Console
+
+    from llada.data.tokenizer import encode
+    from llada.sampling.generate import infill_states
+
+    if "___" not in text:
+        raise ValueError("the text has no gap; mark each with ___, or continue a text with llada generate --raw")
+    how = looking(watch, delay, trace, alternatives)
+    asked = load(model, sampler, set_, device)
+    parts = [encode(asked.tokenizer, part) for part in text.split("___")]
+    hole = [asked.model.config.mask_token_id] * gap
+    tokens = parts[0] + [token for part in parts[1:] for token in (*hole, *part)]
+    canvas = torch.tensor([tokens], device=asked.model.device)
+    out = run(
+        asked,
+        canvas,
+        lambda meter, likeliest: infill_states(
+            asked.model, canvas, None, asked.sampler, seed, meter=meter, likeliest=likeliest
+        ),
+        how,
+        Console(stderr=True),
+    )
+    told(out, str(asked.tokenizer.decode(out.sequences[0])), as_json)

@@ -1,0 +1,71 @@
+"""`llada trace`: pictures and pages of what a sampler did."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Show what a sampler did.", no_args_is_help=True)
+SUFFIXES = (".html", ".png", ".gif", ".webp")
+
+
+@app.callback()
+def trace() -> None:
+    """Show what a sampler did."""
+
+
+@app.command()
+def render(
+    traces: Annotated[list[Path], typer.Argument(help="files of llada generate --trace; two for a page side by side")],
+    tokenizer: Annotated[Path, typer.Option(help="folder of the model, or of its tokenizer")],
+    output: Annotated[Path, typer.Option(help="a page (.html), a picture (.png) or an animation (.gif, .webp)")],
+    row: Annotated[int, typer.Option(help="of a trace of several texts, from 0", min=0)] = 0,
+    frames_per_second: Annotated[float | None, typer.Option(help="of an animation; 8 if not given", min=0.1)] = None,
+) -> None:
+    """Make a page, a picture or an animation: llada trace render run.json --tokenizer MODEL --output run.html"""
+    import tempfile
+
+    from llada.durable import check_folder, publish_file
+    from llada.model.checkpoint import read_tokenizer
+    from llada.sampling.trace import Trace
+    from llada.show.frames import recorded
+    from llada.show.page import Told, alternatives_of, page
+
+    if output.suffix not in SUFFIXES:
+        raise ValueError(f"--output {output} must end with one of {', '.join(SUFFIXES)}")
+    if output.suffix != ".html" and len(traces) > 1:
+        raise ValueError(f"{output} can show one trace; {len(traces)} side by side need a page, --output NAME.html")
+    if frames_per_second is not None and output.suffix not in (".gif", ".webp"):
+        raise ValueError(f"--frames-per-second has no effect on {output}; leave it out")
+    check_folder(output)
+    found = read_tokenizer(tokenizer)
+    if found is None:
+        raise ValueError(f"{tokenizer} has no tokenizer; name the folder of the model that wrote the trace")
+    loaded = [Trace.load(path) for path in traces]
+    for path, one in zip(traces, loaded, strict=True):
+        if one.mask_token_id != found.mask_token_id:
+            raise ValueError(
+                f"{path} has [MASK] {one.mask_token_id}, the tokenizer of {tokenizer} {found.mask_token_id}; name the "
+                "model that wrote the trace"
+            )
+    shown = [list(recorded(one, row)) for one in loaded]
+    if output.suffix == ".html":
+        told = [
+            Told(path.stem, frames, alternatives_of(one, row))
+            for path, frames, one in zip(traces, shown, loaded, strict=True)
+        ]
+        publish_file(output, page(found, told).encode())
+        return
+    try:
+        from llada.show.picture import animate, order_figure
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("matplotlib"):
+            raise
+        raise ValueError("pictures need matplotlib: pip install 'llada-lm[plot]'") from None
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / f"made{output.suffix}"
+        if output.suffix == ".png":
+            order_figure(found, shown[0][-1], traces[0].stem).savefig(made, dpi=130)
+        else:
+            animate(found, shown[0], made, frames_per_second=frames_per_second or 8.0)
+        publish_file(output, made.read_bytes())

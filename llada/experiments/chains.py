@@ -1,0 +1,142 @@
+"""Chains of sums and products, like iGSM (arXiv:2407.20311) in small: what samplers are told apart by.
+
+    e=c*b b=4 c=b+3. e?     →     b=4 c=4+3=2 e=2*4=3. So 3
+
+All numbers are modulo 5. What is given comes in any order, the working in one that can be followed. Answers in the data
+are worded in several ways and some leave the working out, as those of people do, so that how long an answer will be is
+not known before it is begun.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, field_validator
+
+from llada.config import Schema, read_yaml
+from llada.eval.intervals import wilson
+from llada.eval.measure import measure
+from llada.eval.task import Task
+from llada.experiments.student import Pair, Recipe, Student, student
+from llada.sampling.config import SamplerConfig
+
+MODULUS = 5
+_NAMES = "abcdefghjkmnpqrstuvwxyz"
+_OPENINGS = ("", "", "", "We see ", "First, ", "Let me see: ")  # of an answer with working
+_JOINTS = (" ", ", ", " then ")  # of its steps
+
+
+class Chain(NamedTuple):
+    prompt: str
+    working: list[str]  # steps
+    answer: int
+
+    def reply(self, random: Random | None = None) -> str:
+        """With working, plainly or worded at random."""
+        opening, joint = ("", " ") if random is None else (random.choice(_OPENINGS), random.choice(_JOINTS))
+        return f"{opening}{joint.join(self.working)}. So {self.answer}"
+
+
+class Lesson(Schema):
+    """What is learnt, and how."""
+
+    variables: Annotated[list[Annotated[int, Field(ge=2, le=len(_NAMES))]], Field(min_length=1)]  # in a chain
+    brief: Annotated[float, Field(ge=0, le=1)]  # share of answers without working
+    conversations: Annotated[int, Field(ge=1)]
+    seed: int = 0
+    recipe: Recipe
+
+
+class ChainSettings(Schema):
+    """What a model has learnt, and what it is asked."""
+
+    lesson: Lesson  # or the YAML file that holds it, by which experiments share the model
+    questions: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=1)] = 50
+
+    @field_validator("lesson", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return read_yaml(value) if isinstance(value, str) else value
+
+
+def chain(random: Random, variables: int) -> Chain:
+    """One of so many variables, each of which the answer needs."""
+    names = random.sample(_NAMES, variables)
+    values = [random.randrange(MODULUS)]
+    given, working = [f"{names[0]}={values[0]}"], [f"{names[0]}={values[0]}"]
+    for number in range(1, variables):
+        sign = random.choice("+*")
+        # the one before it, so that none is left out, and any earlier one or a number
+        other = random.randrange(number) if random.random() < 0.5 else None
+        operand = random.randrange(MODULUS) if other is None else values[other]
+        written = str(operand) if other is None else names[other]
+        last = values[-1]
+        values.append((last + operand if sign == "+" else last * operand) % MODULUS)
+        given.append(f"{names[number]}={names[number - 1]}{sign}{written}")
+        working.append(f"{names[number]}={last}{sign}{operand}={values[-1]}")
+    random.shuffle(given)
+    return Chain(f"{' '.join(given)}. {names[-1]}?", working, values[-1])
+
+
+def conversations(lesson: Lesson) -> list[Pair]:
+    """The training data."""
+    random = Random(f"train {lesson.seed}")
+    pairs = []
+    for _ in range(lesson.conversations):
+        one = chain(random, random.choice(lesson.variables))
+        brief = random.random() < lesson.brief
+        pairs.append((one.prompt, f"So {one.answer}" if brief else one.reply(random)))
+    return pairs
+
+
+def questions(lesson: Lesson, count: int, trained: Sequence[Pair]) -> Task:
+    """Chains that are not in the training data; an answer is right by its last number."""
+    random, known = Random(f"test {lesson.seed}"), {prompt for prompt, _ in trained}
+    asked: dict[str, str] = {}
+    while len(asked) < count:
+        one = chain(random, random.choice(lesson.variables))
+        if one.prompt not in known:
+            asked[one.prompt] = one.reply()
+    return Task([[{"role": "user", "content": prompt}] for prompt in asked], list(asked.values()), "number")
+
+
+def taught(settings: ChainSettings, folder: Path) -> tuple[Student, Task]:
+    """The model, which experiments beside this folder share, and its questions."""
+    pairs = conversations(settings.lesson)
+    made = student(pairs, settings.lesson.recipe, folder.parent / "models")
+    return made, questions(settings.lesson, settings.questions, pairs)
+
+
+def score(taught: Student, task: Task, sampler: SamplerConfig, *, batch_size: int) -> dict[str, Any]:
+    """What a sampler does on the questions, as `summary` has it."""
+    measured = measure(taught.model, taught.tokenizer, task, sampler, batch_size=batch_size)
+    columns = (measured.right, measured.forward_passes, measured.query_tokens, measured.tokens)
+    return summary(*columns, measured.seconds)
+
+
+def summary(
+    right: Sequence[bool],
+    forward_passes: Sequence[int],
+    query_tokens: Sequence[int],
+    tokens: Sequence[int],
+    seconds: float,
+) -> dict[str, Any]:
+    """Of answers (N,) as JSON has it: right ones with their interval, means per answer, and tokens per second."""
+    rows = len(right)
+    return {
+        "right": sum(right),
+        "rows": rows,
+        "interval": list(wilson(sum(right), rows)),
+        "passes": sum(forward_passes) / rows,
+        "positions": sum(query_tokens) / rows,
+        "tokens": sum(tokens) / rows,  # up to and with the end of sequence
+        "tokens_per_second": sum(tokens) / seconds,
+    }
+
+
+def percent(score: dict[str, Any]) -> str:
+    """Right answers with their interval."""
+    low, high = score["interval"]
+    return f"{score['right'] / score['rows']:.1%} ({low:.1%}–{high:.1%})"

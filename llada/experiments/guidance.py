@@ -1,0 +1,25 @@
+"""The ablation of classifier-free guidance (arXiv:2502.09992, table 6; arXiv:2406.03736).
+
+With guidance of scale w, logits are 1 + w times those given the prompt less w times those without it.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
+from llada.sampling.config import SamplerConfig
+
+
+class Settings(SweepSettings):
+    gen_length: Annotated[int, Field(ge=1)]
+    scales: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+
+    def lines(self) -> dict[str, Line]:
+        return {
+            name: [(w, SamplerConfig(gen_length=self.gen_length, cfg_scale=w, **fields)) for w in self.scales]
+            for name, fields in self.samplers.items()
+        }
+
+
+EXPERIMENT = sweep("Does guidance by the prompt help?", Settings, Varied("scale of guidance (0: none)"))

@@ -1,0 +1,21 @@
+"""The ablation of the length that answers are given (arXiv:2502.09992, table 10), one token per step."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
+from llada.sampling.config import SamplerConfig
+
+
+class Settings(SweepSettings):
+    gen_lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+    def lines(self) -> dict[str, Line]:
+        return {
+            name: [(length, SamplerConfig(gen_length=length, **fields)) for length in self.gen_lengths]
+            for name, fields in self.samplers.items()
+        }
+
+
+EXPERIMENT = sweep("How much does the length of the canvas matter?", Settings, Varied("tokens of the canvas"))

@@ -1,0 +1,129 @@
+"""The order of revealing (arXiv:2502.09992, figure 4): each token in the colour of the step at which it was fixed."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+import torch
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pydantic import Field, model_validator
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from llada.data.chat import encode_prompt
+from llada.data.tokenizer import SPECIAL_TOKENS
+from llada.eval.answers import left_padded
+from llada.experiments.chains import ChainSettings, taught
+from llada.experiments.experiment import Experiment
+from llada.sampling.config import SamplerConfig
+from llada.sampling.generate import generation_states
+from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
+
+
+class Settings(ChainSettings):
+    gen_length: Annotated[int, Field(ge=1)]
+    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    shown: Annotated[int, Field(ge=0)] = 0  # the number of the question that is drawn
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        for name in self.samplers:
+            self.sampler(name).check_lengths()
+        if self.shown >= self.questions:
+            raise ValueError(f"shown={self.shown} must be below questions={self.questions}")
+        return self
+
+    def sampler(self, name: str) -> SamplerConfig:
+        return SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
+
+
+def run(settings: Settings, folder: Path) -> dict[str, Any]:
+    """The steps of one answer's tokens, and how far all answers were written from left to right, by sampler."""
+    (model, tokenizer, _), task = taught(settings, folder)
+    pad = cast(int, tokenizer.pad_token_id)
+    prompt, attention_mask = left_padded([encode_prompt(tokenizer, asked) for asked in task.conversations], pad)
+    canvas = torch.nn.functional.pad(prompt, (0, settings.gen_length), value=model.config.mask_token_id)
+    samplers = {}
+    for name in settings.samplers:
+        recorder = Recorder(canvas, model.config.mask_token_id)
+        for _ in recorder.watch(generation_states(model, prompt, attention_mask, settings.sampler(name))):
+            pass
+        how = ar_ness(recorder.trace, 1)
+        samplers[name] = _shown(recorder.trace, settings.shown, prompt.shape[1], tokenizer) | {
+            "local": how.local_at_k.tolist(),
+            "leftmost": how.global_at_k.tolist(),
+        }
+    return {"prompt": task.conversations[settings.shown][0]["content"], "samplers": samplers}
+
+
+def _shown(trace: Trace, row: int, start: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The answer of a row up to its end, and of every token of the canvas the step that fixed it, from 1."""
+    ids = trace.final[row, start:].tolist()
+    of_row = (trace.row == row) & (trace.kind != Kind.REMASKED)
+    steps = torch.zeros(len(ids), dtype=torch.long)
+    steps[trace.position[of_row] - start] = trace.step[of_row] + 1
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS.eot)}
+    return {"tokens": ["" if token in ends else tokenizer.decode([token]) for token in ids], "steps": steps.tolist()}
+
+
+def table(measured: Mapping[str, Any]) -> Table:
+    """A row for each sampler."""
+    shown = Table("", "answer", "reveals at the leftmost mask", "next to the one before")
+    for name, one in measured["samplers"].items():
+        shown.add_row(name, "".join(one["tokens"]), _share(one["leftmost"]), _share(one["local"]))
+    return shown
+
+
+def finding(measured: Mapping[str, Any]) -> str:
+    """How far from left to right each is."""
+    told = [f"{name} {_share(one['leftmost'])}" for name, one in measured["samplers"].items()]
+    return (
+        f"Share of reveals that fix the leftmost mask, of {len(next(iter(measured['samplers'].values()))['leftmost'])} "
+        f"answers: {', '.join(told)}."
+    )
+
+
+def _share(values: Sequence[float]) -> str:
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.1%} ± {2 * error:.1%}"
+
+
+def draw(measured: Mapping[str, Any]) -> Figure:
+    """One answer by each sampler, every token in the colour of its step; a dot is an end of turn or of sequence."""
+    samplers = measured["samplers"]
+    across = 32
+    canvas = len(next(iter(samplers.values()))["steps"])
+    lines = math.ceil(canvas / across)
+    figure = Figure(figsize=(9.2, 0.7 + len(samplers) * (0.45 + 0.27 * lines)), layout="constrained")
+    figure.suptitle(measured["prompt"], fontsize=10, family="monospace")
+    colours, norm = colormaps["viridis"], Normalize(1, max(max(one["steps"]) for one in samplers.values()))
+    axes = [figure.add_subplot(len(samplers), 1, number + 1) for number in range(len(samplers))]
+    for axis, (name, one) in zip(axes, samplers.items(), strict=True):
+        for place, (token, step) in enumerate(zip(one["tokens"], one["steps"], strict=True)):
+            y, x = divmod(place, across)
+            colour = colours(norm(step))
+            axis.add_patch(Rectangle((x, y), 0.94, 0.9, color=colour))
+            dark = sum(colour[:3]) < 1.4
+            written = {"": "·", " ": "␣"}.get(token, token)
+            axis.text(x + 0.47, y + 0.47, written, ha="center", va="center", color="white" if dark else "black")
+        axis.set(xlim=(0, across), ylim=(lines, 0), xticks=[], yticks=[])
+        axis.set_title(name, loc="left", fontsize=9)
+        axis.set_frame_on(False)
+    figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="step that fixed the token", shrink=0.8)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    question="In which order are tokens revealed?",
+    settings=Settings,
+    run=run,
+    table=table,
+    finding=finding,
+    draw=draw,
+)

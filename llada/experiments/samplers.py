@@ -1,0 +1,97 @@
+"""The ablation of samplers (arXiv:2502.09992, tables 7 to 9): orders of revealing, with and without blocks.
+
+Answers of fine-tuning data end at different places and are padded with the end of sequence. Where a whole canvas is
+open, the end is often what a model is surest of, and each end that is revealed makes a shorter answer likelier: low
+confidence then floods the canvas from the right. Blocks keep it out, and so does revealing the end last.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+from rich.table import Table
+
+from llada.experiments.chains import ChainSettings, percent, score, taught
+from llada.experiments.experiment import Experiment
+from llada.experiments.figures import COLOURS, panels
+from llada.sampling.config import SamplerConfig
+
+
+class Settings(ChainSettings):
+    gen_length: Annotated[int, Field(ge=1)]
+    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        for name in self.samplers:
+            self.sampler(name)
+        return self
+
+    def sampler(self, name: str) -> SamplerConfig:
+        """One of them, for answers of this length."""
+        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
+        sampler.check_lengths()
+        return sampler
+
+
+def run(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Right answers, their length and what they cost, by sampler."""
+    model, task = taught(settings, folder)
+    encoded = [len(model.tokenizer.encode(text, add_special_tokens=False)) for text in task.expected]
+    return {
+        "expected_tokens": sum(encoded) / len(encoded) + 2,  # with the end of turn and that of the sequence
+        "samplers": {
+            name: score(model, task, settings.sampler(name), batch_size=settings.batch_size)
+            for name in settings.samplers
+        },
+    }
+
+
+def table(measured: Mapping[str, Any]) -> Table:
+    """A row for each sampler."""
+    shown = Table("", "right (95 %)", "forward passes", "tokens of an answer")
+    for name, one in measured["samplers"].items():
+        shown.add_row(name, percent(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+    return shown
+
+
+def finding(measured: Mapping[str, Any]) -> str:
+    """The best and the worst, and the shortest answers."""
+    found = measured["samplers"]
+    best, worst = (choose(found, key=lambda name: found[name]["right"]) for choose in (max, min))
+    shortest = min(found, key=lambda name: found[name]["tokens"])
+    return (
+        f"Most answers are right with {best}: {percent(found[best])}; fewest with {worst}: {percent(found[worst])}. "
+        f"The shortest answers are those of {shortest}: {found[shortest]['tokens']:.1f} tokens, where the plain "
+        f"working takes {measured['expected_tokens']:.1f}."
+    )
+
+
+def draw(measured: Mapping[str, Any]) -> Figure:
+    """Accuracy and length of answers, a line for each sampler. Intervals are of 95 %."""
+    found = measured["samplers"]
+    figure, (left, right) = panels(2, width=4.6, height=1.2 + 0.27 * len(found))
+    places = range(len(found))
+    for place, one in enumerate(found.values()):
+        left.plot([100 * end for end in one["interval"]], [place, place], color=COLOURS[0])
+        left.plot(100 * one["right"] / one["rows"], place, "o", color=COLOURS[0])
+    left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(0, 101))
+    right.plot([one["tokens"] for one in found.values()], places, "o", color=COLOURS[1])
+    right.axvline(measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working")
+    right.set(yticks=places, yticklabels=[], xlabel="mean tokens of an answer, with its end", xlim=(0, None))
+    right.legend()
+    for axis in (left, right):
+        axis.set_ylim(len(found) - 0.5, -0.5)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    question="Which sampler answers best, and which floods the canvas with ends of sequence?",
+    settings=Settings,
+    run=run,
+    table=table,
+    finding=finding,
+    draw=draw,
+)

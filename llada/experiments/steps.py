@@ -1,0 +1,31 @@
+"""Accuracy against the number of forward passes (arXiv:2502.09992, figure 5 and appendix B.7), for several samplers."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
+from llada.sampling.config import SamplerConfig
+
+
+class Settings(SweepSettings):
+    """Samplers that take each number of steps, and one that reveals what it is sure of, at each threshold."""
+
+    gen_length: Annotated[int, Field(ge=1)]
+    steps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    thresholds: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
+    threshold_sampler: dict[str, Any]
+
+    def lines(self) -> dict[str, Line]:
+        lines: dict[str, Line] = {
+            name: [(steps, SamplerConfig(gen_length=self.gen_length, steps=steps, **fields)) for steps in self.steps]
+            for name, fields in self.samplers.items()
+        }
+        parallel = {"gen_length": self.gen_length, "reveal": "threshold", **self.threshold_sampler}
+        lines["threshold"] = [(value, SamplerConfig(threshold=value, **parallel)) for value in self.thresholds]
+        return lines
+
+
+EXPERIMENT = sweep(
+    "How many forward passes does an answer need?", Settings, Varied("forward passes per answer", by_passes=True)
+)

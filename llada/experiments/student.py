@@ -1,0 +1,102 @@
+"""A small model that learns conversations from random weights, once: experiments that ask the same of it share it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llada.config import Schema
+from llada.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+from llada.durable import partial_folder, publish_file, publish_folder
+from llada.model.baseline import load_autoregressive
+from llada.model.checkpoint import load_pretrained
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.train.build import model_config, new_model
+from llada.train.config import SFTConfig
+from llada.train.journal import read_log
+from llada.train.run import train
+
+Pair = tuple[str, str]  # what the user says, and the reply
+
+
+class Recipe(Schema):
+    """How a mask predictor and the autoregressive model of the same sizes are trained: on the same rows, as long."""
+
+    vocab_size: Annotated[int, Field(ge=SMALLEST_VOCABULARY)] = SMALLEST_VOCABULARY  # of the tokenizer; least: bytes
+    model: dict[str, Any]  # sizes
+    training: dict[str, Any]  # what both are told, as in configs/sft, without files
+    masked: dict[str, Any]  # and one of them alone
+    autoregressive: dict[str, Any]
+
+    def of(self, *, causal: bool, **files: str) -> SFTConfig:
+        """The configuration of one of the two."""
+        own = self.autoregressive | {"objective": "autoregressive"} if causal else self.masked
+        return SFTConfig(**files, **self.training | own)
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        for causal in (False, True):
+            self.of(causal=causal, init="", train="", output="")
+        return self
+
+
+class Student(NamedTuple):
+    model: LLaDAForMaskedLM
+    tokenizer: PreTrainedTokenizerBase
+    log: dict[str, Any]  # of the last step
+
+
+class Baseline(NamedTuple):
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    log: dict[str, Any]
+
+
+def student(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Student:
+    """The mask predictor that these pairs made; it is trained, or trained further, where the folder has it not yet."""
+    run = _trained(pairs, recipe, folder, causal=False)
+    model, tokenizer = load_pretrained(run / "model")
+    assert tokenizer is not None
+    return Student(model, tokenizer, read_log(run)[-1])
+
+
+def baseline(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Baseline:
+    """The autoregressive model of the same."""
+    run = _trained(pairs, recipe, folder, causal=True)
+    model, tokenizer = load_autoregressive(run / "model")
+    assert tokenizer is not None
+    return Baseline(model, tokenizer, read_log(run)[-1])
+
+
+def _trained(pairs: Sequence[Pair], recipe: Recipe, folder: Path, *, causal: bool) -> Path:
+    rows = [{"prompt": prompt, "completion": reply} for prompt, reply in pairs]
+    content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    told = recipe.of(causal=causal, init="", train="", output="")
+    asked = json.dumps([recipe.vocab_size, recipe.model, told.model_dump(mode="json")], sort_keys=True).encode()
+    place = folder / hashlib.sha256(content + asked).hexdigest()[:12]
+    place.mkdir(parents=True, exist_ok=True)
+    if not (place / "start").exists():
+        publish_file(place / "train.jsonl", content)
+        _begin(place / "start", [text for pair in pairs for text in pair], recipe, causal=causal)
+    files = {"init": place / "start", "train": place / "train.jsonl", "output": place / "run"}
+    config = recipe.of(causal=causal, **{name: str(path) for name, path in files.items()})
+    train(config, resume=True)
+    return place / "run"
+
+
+def _begin(start: Path, texts: Sequence[str], recipe: Recipe, *, causal: bool) -> None:
+    """A checkpoint with random weights."""
+    tokenizer = train_tokenizer(texts, recipe.vocab_size)
+    longest = int(recipe.training["max_length"])
+    with torch.random.fork_rng():
+        torch.manual_seed(int(recipe.training.get("seed", 0)))
+        model = new_model(model_config(recipe.model, longest, tokenizer), tokenizer, causal=causal)
+    filled = partial_folder(start)
+    model.save_pretrained(filled)
+    tokenizer.save_pretrained(filled)
+    publish_folder(filled, start)

@@ -1,0 +1,102 @@
+"""Samplers on chains while one thing is varied: what the experiments of steps, length and guidance have in common."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+from rich.table import Table
+
+from llada.experiments.chains import ChainSettings, percent, score, taught
+from llada.experiments.experiment import Experiment
+from llada.experiments.figures import COLOURS, accuracy, panels
+from llada.sampling.config import SamplerConfig
+
+Line = list[tuple[float, SamplerConfig]]  # what was varied, and the sampler at it
+Samplers = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=len(COLOURS) - 1)]
+
+
+class SweepSettings(ChainSettings):
+    samplers: Samplers  # the fields of each that are not the default
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        for line in self.lines().values():
+            for _, sampler in line:
+                sampler.check_lengths()
+        return self
+
+    def lines(self) -> dict[str, Line]:
+        """By the name that the figure gives each."""
+        raise NotImplementedError
+
+
+class Varied(NamedTuple):
+    """What the axis shows."""
+
+    label: str
+    by_passes: bool = False  # the forward passes that were counted, on a logarithmic axis, not what was set
+
+
+def sweep(question: str, settings: type[SweepSettings], varied: Varied) -> Experiment:
+    """The experiment that measures and draws these lines."""
+    return Experiment(
+        question=question,
+        settings=settings,
+        run=run,
+        table=partial(table, varied),
+        finding=partial(finding, varied),
+        draw=partial(draw, varied),
+    )
+
+
+def run(settings: SweepSettings, folder: Path) -> dict[str, Any]:
+    """Scores of each line, in its order."""
+    model, task = taught(settings, folder)
+    return {
+        "lines": {
+            name: [{"at": at} | score(model, task, sampler, batch_size=settings.batch_size) for at, sampler in line]
+            for name, line in settings.lines().items()
+        }
+    }
+
+
+def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
+    """A row for each point."""
+    shown = Table("", "" if varied.by_passes else varied.label, "right (95 %)", "forward passes", "tokens of an answer")
+    for name, line in measured["lines"].items():
+        for one in line:
+            shown.add_row(name, f"{one['at']:g}", percent(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+    return shown
+
+
+def finding(varied: Varied, measured: Mapping[str, Any]) -> str:
+    """Right answers at every point of every line."""
+    unit = " passes" if varied.by_passes else ""
+    told = []
+    for name, line in measured["lines"].items():
+        points = [(one["passes"] if varied.by_passes else one["at"], one) for one in line]
+        shown = ", ".join(f"{one['right'] / one['rows']:.1%} at {x:.3g}{unit}" for x, one in points)
+        told.append(f"{name}: {shown}")
+    widest = max((high - low) / 2 for line in measured["lines"].values() for low, high in (o["interval"] for o in line))
+    return f"Right answers (95 % intervals of up to ± {widest:.1%}): {'; '.join(told)}."
+
+
+def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
+    """Accuracy, and the length of answers, a line for each sampler."""
+    figure, (left, right) = panels(2, width=5.4, height=4.2)
+    for number, (name, line) in enumerate(measured["lines"].items()):
+        points = sorted(line, key=lambda one: one["passes"] if varied.by_passes else one["at"])
+        x = [one["passes"] if varied.by_passes else one["at"] for one in points]
+        accuracy(left, x, points, name, COLOURS[number])
+        right.plot(x, [one["tokens"] for one in points], "o-", markersize=4, linewidth=1.2, color=COLOURS[number])
+    for axis in (left, right):
+        axis.set_xlabel(varied.label)
+        if varied.by_passes:
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
+    right.set(ylabel="mean tokens of an answer, with its end", ylim=(0, None))
+    left.legend(fontsize=8)
+    return figure

@@ -1,0 +1,72 @@
+"""Writing a model for others: the official layout, whole or not at all, checked by reading it again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llada.durable import partial_folder, publish_folder, write_durably
+from llada.model.baseline import load_autoregressive
+from llada.model.checkpoint import load_pretrained
+from llada.model.modeling import LLaDAForMaskedLM
+
+LAST_LARGE = "50GB"  # bytes of a file of weights, where nobody says otherwise: one file
+
+
+class Written(NamedTuple):
+    """What is in the folder, and that it is what was to be written."""
+
+    parameters: int
+    files: list[str]
+    difference: float  # largest between logits of the model and of what was read again; 0
+
+
+@torch.no_grad()
+def export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    files: Mapping[str, bytes],
+    *,
+    max_shard_size: str = LAST_LARGE,
+) -> Written:
+    """Write weights, configuration, tokenizer and other files; then read them, and compare logits bit for bit.
+
+    Args:
+        files: what else belongs to the model, such as README.md, by name.
+
+    Raises FileExistsError where `output` has anything in it, and ValueError where what is read again predicts
+    otherwise; nothing has the name then.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+    filled = partial_folder(output)
+    model.save_pretrained(filled, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(filled)
+    for name, content in files.items():
+        write_durably(filled / name, content)
+    read = load_pretrained if isinstance(model, LLaDAForMaskedLM) else load_autoregressive
+    again, its_tokenizer = read(filled)
+    canvas = _canvas(model.config.vocab_size)
+    difference = float((_logits(model, canvas) - _logits(again, canvas)).abs().max())
+    if difference or its_tokenizer is None or its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"what was written to {filled} does not predict as the model does: logits differ by up to {difference:g}; "
+            "it is left there to be looked at, and nothing is published"
+        )
+    if output.exists():
+        output.rmdir()
+    publish_folder(filled, output)
+    return Written(sum(p.numel() for p in model.parameters()), sorted(p.name for p in output.iterdir()), difference)
+
+
+def _canvas(vocabulary: int) -> Tensor:
+    """Some tokens (2, 16), the same every time."""
+    return torch.randint(vocabulary, (2, 16), generator=torch.Generator().manual_seed(0))
+
+
+def _logits(model: PreTrainedModel, canvas: Tensor) -> Tensor:
+    return model.eval()(canvas.to(model.device)).logits.float().cpu()

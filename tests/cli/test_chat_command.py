@@ -1,0 +1,195 @@
+"""`llada chat`: what is typed does what it says, and nothing that is typed ends it."""
+
+import contextlib
+import io
+import json
+import random
+
+import pytest
+import torch
+from console import llada
+
+from llada.cli.session import _COMMANDS, Session
+from llada.model.checkpoint import load_pretrained
+from llada.sampling.config import SamplerConfig
+from llada.sampling.generate import generate
+
+
+@pytest.fixture(scope="module")
+def loaded(tuned):
+    return load_pretrained(tuned / "model")
+
+
+@pytest.fixture
+def session(loaded) -> Session:
+    return Session(*loaded, SamplerConfig(gen_length=8, temperature=1.0))
+
+
+def plainly(states, canvas, start):
+    return states
+
+
+def say(session: Session, *lines: str) -> list[str]:
+    """The replies; the model's where it was asked."""
+    told = []
+    for line in lines:
+        reply = session.take(line)
+        if reply.asks:
+            session.answer(plainly)
+        told.append(session.messages[-1]["content"] if reply.asks else reply.text)
+    return told
+
+
+def roles(session: Session) -> list[str]:
+    return [message["role"] for message in session.messages]
+
+
+def test_answer_is_that_of_the_whole_conversation(session):
+    first, second = say(session, "Add 3 and 4.", "And 5?")
+    assert roles(session) == ["user", "assistant"] * 2
+    session.messages = session.messages[:3]
+    expected = generate(session.model, session.prompt(), None, session.sampler, 1)
+    session.turns = 1
+    assert torch.equal(session.answer(plainly).sequences, expected.sequences)
+    assert session.messages[-1]["content"] == second
+    assert session.messages[1]["content"] == first
+
+
+def test_system_prompt_comes_first_and_changes_the_question(session):
+    say(session, "/system Answer in one word.", "Add 3 and 4.")
+    assert roles(session) == ["system", "user", "assistant"]
+    session.messages = session.messages[:-1]
+    assert "Answer in one word." in session.tokenizer.decode(session.prompt()[0])
+    say(session, "/system")
+    assert roles(session) == ["user"]
+
+
+def test_again_gives_another_answer_to_the_same_question(session):
+    answers = {say(session, "Add 3 and 4.")[0]} | {say(session, "/again")[0] for _ in range(3)}
+    assert roles(session) == ["user", "assistant"]
+    assert len(answers) > 1  # eight drawn tokens of 300, four times
+
+
+def test_set_changes_the_sampler_that_answers(session):
+    assert say(session, "/set gen_length 4") == ["sampler: gen_length=4, temperature=1.0"]
+    assert say(session, "/set steps=2")[0].startswith("sampler: steps=2")
+    session.take("Add 3 and 4.")
+    assert int(session.answer(plainly).forward_passes) == 2
+    assert "block_length=32" in say(session, "/set gen_length 32", "/sampler semi_autoregressive")[-1]
+
+
+def test_conversation_is_saved_and_loaded(session, loaded, tmp_path):
+    say(session, "/system Be brief.", "Add 3 and 4.", f"/save {tmp_path / 'talk.jsonl'}")
+    assert json.loads((tmp_path / "talk.jsonl").read_text())["messages"] == session.messages
+    other = Session(*loaded, session.sampler, seed=5)
+    assert "user: Add 3 and 4." in say(other, f"/load {tmp_path / 'talk.jsonl'}")[0]
+    assert other.messages == session.messages
+
+
+def test_clear_forgets_all_but_what_is_told_before(session):
+    say(session, "/system Be brief.", "Add 3 and 4.", "/clear")
+    assert roles(session) == ["system"]
+
+
+def test_show_tells_the_sampler_and_the_length(session):
+    say(session, "Add 3 and 4.")
+    told = say(session, "/show")[0]
+    assert "gen_length=8" in told
+    assert "2 messages" in told
+    assert "of 128 tokens" in told
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/jump", "/jump is no command; there are /set, /sampler"),
+        ("/set", "such as /set steps 32"),
+        ("/set stepz 3", "did you mean 'steps'"),
+        ("/set steps many", "valid integer"),
+        ("/set steps 5", None),
+        ("/set block_length 3", "cannot be cut into blocks"),
+        ("/set gen_length 200", "leaves no room for a question"),
+        ("/sampler", "give the name of a sampler"),
+        ("/sampler best", "unknown sampler 'best'"),
+        ("/again", "there is no answer yet"),
+        ("/save", "give a file"),
+        ("/save nowhere/x", "there is nothing to save yet"),
+        ("/load", "give a file"),
+        ("/load nowhere.jsonl", "nowhere.jsonl"),
+        ("x " * 200, "more than the model's 128; /clear it, say less, or /set gen_length to less"),
+        ("/system " + "x " * 200, None),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(line, told, session):
+    before = (session.messages, session.sampler)
+    if told is None:
+        session.take(line)
+        return
+    with pytest.raises((ValueError, OSError), match=told):
+        session.take(line)
+    assert (session.messages, session.sampler) == before
+
+
+def test_existing_file_is_kept(session, tmp_path):
+    (tmp_path / "talk").write_text("mine")
+    say(session, "Add 3 and 4.")
+    with pytest.raises(FileExistsError, match="choose another name"):
+        session.take(f"/save {tmp_path / 'talk'}")
+    assert (tmp_path / "talk").read_text() == "mine"
+
+
+@pytest.mark.parametrize("line", ["And 5?", "/again"])
+def test_interrupted_answer_leaves_the_conversation_as_it_was(line, session):
+    say(session, "Add 3 and 4.")
+    before = session.messages
+
+    def interrupted(states, canvas, start):
+        yield next(states)
+        raise KeyboardInterrupt
+
+    assert session.take(line).asks
+    with pytest.raises(KeyboardInterrupt):
+        session.answer(interrupted)
+    assert session.messages == before
+    say(session, "And 6?")
+    assert roles(session) == ["user", "assistant"] * 2
+
+
+def test_answers_that_find_their_length_are_given_too(session):
+    session.sampler = SamplerConfig.named("daedal", gen_length=8, longest=16)
+    assert session.take("Add 3 and 4.").asks
+    session.answer(plainly)
+    assert roles(session) == ["user", "assistant"]
+
+
+def test_nothing_that_is_typed_raises_anything_else(session):
+    """Five hundred lines of words, commands and rubbish; seeded."""
+    draws = random.Random(0)
+    words = [f"/{name}" for name in _COMMANDS if name != "save"] + ["/", "//", "steps", "32", "gen_length", "=", "-1"]
+    words += ["low_confidence", "[bold]", "\x00", "漢", "<|mdm_mask|>", "<|endoftext|>", "null", "{", "temperature"]
+    session.sampler = SamplerConfig(gen_length=2)
+    for _ in range(500):
+        line = " ".join(draws.choices(words, k=draws.randrange(1, 4)))
+        with contextlib.suppress(ValueError, OSError):
+            if session.take(line).asks:
+                session.answer(plainly)
+
+
+def typed(monkeypatch, *lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_command_answers_until_the_end_of_input(tuned, monkeypatch, capsys):
+    typed(monkeypatch, "Add 3 and 4.", "", "/set stepz 3", "/show", "[/bold] 3")
+    llada(monkeypatch, "chat", tuned / "model", "--set", "gen_length=8", "--system", "Be brief.")
+    out = capsys.readouterr().out
+    assert "llada: unknown key 'stepz'; did you mean 'steps'" in out
+    assert "3 messages" in out
+
+
+def test_quit_ends_it(tuned, monkeypatch, capsys):
+    typed(monkeypatch, "/help", "/quit", "/show")
+    llada(monkeypatch, "chat", tuned / "model")
+    out = capsys.readouterr().out
+    assert "/again" in out
+    assert "messages" not in out

@@ -1,0 +1,64 @@
+"""`llada doctor`: finds nothing wrong here, and says what to do where something is."""
+
+import json
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+from console import llada
+
+from llada import checkup
+from llada.checkup import Health
+
+
+def findings(monkeypatch, capsys) -> dict[str, dict]:
+    llada(monkeypatch, "doctor", "--json")
+    return {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+
+
+def test_everything_works_here(monkeypatch, capsys):
+    found = findings(monkeypatch, capsys)
+    assert {"torch", "transformers", "training", "saving", "sampling", "likelihood", "configs"} <= found.keys()
+    assert all(one["health"] != "fails" for one in found.values())
+    assert all(one["advice"] for one in found.values() if one["health"] == "note")
+
+
+def test_table_is_printed(monkeypatch, capsys):
+    llada(monkeypatch, "doctor")
+    out = capsys.readouterr().out
+    assert "a model that is saved and loaded" in out
+
+
+def test_package_that_is_missing_or_old_is_named_with_what_to_do(monkeypatch, capsys):
+    real = checkup.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            return "2.0.1"
+        if name == "einops":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(checkup, "version", version)
+    with pytest.raises(SystemExit) as stop:
+        llada(monkeypatch, "doctor", "--json")
+    assert stop.value.code == 1
+    found = {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["torch"]["found"] == "2.0.1, older than 2.10"
+    assert found["einops"]["found"] == "missing"
+    assert found["einops"]["advice"].startswith("pip install 'einops")
+
+
+def test_what_breaks_is_a_finding(monkeypatch):
+    def broken() -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(checkup, "_dtypes", broken)
+    broken.__name__ = "_dtypes"
+    (found,) = [one for one in checkup.checkup() if one.what == "dtypes"]
+    assert found.health is Health.BAD
+    assert found.found == "RuntimeError: no such luck"
+
+
+@pytest.mark.parametrize(("text", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("5.23", (5, 23)), ("3rc1", (3,))])
+def test_versions_are_compared_by_their_numbers(text, numbers):
+    assert checkup._numbers(text) == numbers

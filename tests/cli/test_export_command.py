@@ -1,0 +1,127 @@
+"""`llada export`: what is written is the model, with a card that says what it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from console import llada, refusal
+
+import llada as library
+from llada.train.journal import read_log
+
+# keys of the config.json of LLaDA-8B
+OFFICIAL = """
+activation_type alibi alibi_bias_max architectures attention_dropout attention_layer_norm
+attention_layer_norm_with_affine bias_for_layer_norm block_group_size block_type d_model embedding_dropout
+embedding_size eos_token_id flash_attention include_bias include_qkv_bias init_cutoff_factor init_device init_fn
+init_std input_emb_norm layer_norm_type layer_norm_with_affine mask_token_id max_sequence_length mlp_hidden_size
+mlp_ratio model_type multi_query_attention n_heads n_kv_heads n_layers pad_token_id precision residual_dropout
+rms_norm_eps rope rope_full_precision rope_theta scale_logits use_cache vocab_size weight_tying
+"""
+
+
+def header(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_run_is_written_with_every_official_key_and_its_card(tuned, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "mine"
+    llada(monkeypatch, "export", tuned, output, "--set", "gen_length=16", "--license", "apache-2.0")
+    assert "the logits are the same, bit for bit" in capsys.readouterr().out
+    assert json.loads((output / "config.json").read_text()).keys() >= set(OFFICIAL.split())
+    model, tokenizer = library.load_pretrained(output)
+    expected = library.load_pretrained(tuned / "model")[0]
+    for (name, one), other in zip(model.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    card = (output / "README.md").read_text()
+    assert header(card)["license"] == "apache-2.0"
+    last = read_log(tuned)[-1]
+    assert f"{last['bound']:.4f} ± {2 * last['bound_stderr']:.4f} nats per token" in card
+    assert "train.jsonl" in card
+    assert "gen_length=16" in card
+    assert tokenizer is not None
+
+
+def test_snippet_of_the_card_runs(tuned, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", tuned / "model", tmp_path / "mine", "--set", "gen_length=8")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "is not recorded" in card
+    assert "No licence is given" in card
+    (code,) = [part.split("```")[0] for part in card.split("```python\n")[1:]]
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_sampler_is_written_beside_it(tuned, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", tuned, tmp_path / "mine", "--set", "gen_length=8", "--set", "steps=2")
+    llada(monkeypatch, "generate", tmp_path / "mine", "Add 3 and 4.", "--sampler", tmp_path / "mine" / "sampler.yaml")
+    assert capsys.readouterr().err.endswith("(2 forward passes)\n")
+
+
+def test_dtype_is_changed_on_request(tuned, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", tuned, tmp_path / "mine", "--dtype", "bfloat16", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["difference"] == 0
+    model, _ = library.load_pretrained(tmp_path / "mine")
+    assert model.dtype == torch.bfloat16
+    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_large_weights_are_cut_into_files(tuned, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", tuned, tmp_path / "mine", "--max-shard-size", "30KB", "--json")
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert "model.safetensors.index.json" in files
+    assert len([name for name in files if name.endswith(".safetensors")]) > 1
+
+
+@pytest.fixture(scope="module")
+def adapted(pretrained, tmp_path_factory) -> Path:
+    """A run with adapters."""
+    folder = tmp_path_factory.mktemp("lora")
+    (folder / "sft.yaml").write_text("max_length: 100\nsteps: 3\nbatch_size: 8\noptim: {learning_rate: 0.01}\n")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        llada(monkeypatch, "prepare", "instructions", folder / "data", "--count", 5)
+        llada(monkeypatch, "sft", folder / "sft.yaml", f"init={pretrained / 'model'}", f"output={folder / 'run'}",
+              f"train={folder / 'data' / 'train.jsonl'}", "lora={rank: 2}")  # fmt: skip
+    return folder / "run"
+
+
+def test_adapter_is_merged(adapted, pretrained, tmp_path, monkeypatch):
+    llada(monkeypatch, "export", pretrained, tmp_path / "mine", "--adapter", adapted / "adapter")
+    merged, expected = (library.load_pretrained(folder)[0] for folder in (tmp_path / "mine", adapted / "model"))
+    before = library.load_pretrained(pretrained / "model")[0]
+    for one, other in zip(merged.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert any(not torch.equal(a, b) for a, b in zip(merged.parameters(), before.parameters(), strict=True))
+
+
+def test_adapter_of_another_model_is_refused(adapted, golden, tmp_path, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "export", adapted, tmp_path / "mine", "--adapter", tmp_path)
+    assert "has no adapter_config.json, so it is not the folder of an adapter" in told
+    assert not (tmp_path / "mine").exists()
+
+
+def test_existing_folder_is_kept(tuned, tmp_path, monkeypatch, capsys):
+    (tmp_path / "precious").write_text("data")
+    assert "exists and is not empty" in refusal(monkeypatch, capsys, "export", tuned, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_what_is_read_differently_is_not_published(tuned, tmp_path, monkeypatch, capsys):
+    from llada.model import export as module
+
+    real = module.load_pretrained
+
+    def damaged(folder):
+        model, tokenizer = real(folder)
+        with torch.no_grad():
+            next(model.parameters()).mul_(2.0)
+        return model, tokenizer
+
+    monkeypatch.setattr(module, "load_pretrained", damaged)
+    assert "does not predict as the model does" in refusal(monkeypatch, capsys, "export", tuned, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()

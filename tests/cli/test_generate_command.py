@@ -1,0 +1,86 @@
+"""`llada generate` and `llada infill`: text, what it cost, traces, and what is refused."""
+
+import json
+
+import pytest
+from console import llada, refusal
+
+from llada.sampling.trace import Trace
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Add 3 and 4.", "--sampler", "semi_autoregressive", "--set", "gen_length=8", "--set", "block_length=4"],
+        ["the model", "--raw", "--set", "gen_length=8", "--set", "temperature=0.5", "--seed", "3"],
+        ["Add 3 and 4.", "--sampler", "daedal", "--set", "gen_length=8", "--set", "longest=16"],
+    ],
+    ids=["answer", "continue", "grow"],
+)
+def test_generate_prints_text_and_its_cost(tuned, arguments, monkeypatch, capsys):
+    llada(monkeypatch, "generate", tuned / "model", *arguments)
+    captured = capsys.readouterr()
+    assert captured.out.strip() or captured.out == "\n"
+    assert "forward passes)" in captured.err
+    if "--raw" in arguments:
+        assert captured.out.startswith("the model")
+
+
+def test_infill_fills_every_gap_and_keeps_the_rest(tuned, monkeypatch, capsys):
+    llada(monkeypatch, "infill", tuned / "model", "the ___ reads ___", "--gap", 2)
+    captured = capsys.readouterr()
+    assert captured.out.startswith("the ")
+    assert " reads " in captured.out
+    assert captured.err.endswith("(4 forward passes)\n")
+
+
+def test_json_tells_what_it_cost(tuned, monkeypatch, capsys):
+    llada(monkeypatch, "generate", tuned / "model", "the model", "--raw", "--set", "gen_length=8", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["text"].startswith("the model")
+    assert told["forward_passes"] == 8
+    assert 1 <= told["tokens"] <= 8
+    assert told["query_tokens"] > 64
+
+
+def test_mask_token_in_a_prompt_stays_text(tuned, monkeypatch, capsys):
+    llada(monkeypatch, "generate", tuned / "model", "a <|mdm_mask|> b", "--raw", "--set", "gen_length=4")
+    assert capsys.readouterr().out.startswith("a <|mdm_mask|> b")
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "Add 3 and 4.", "--set", "gen_length=8"], ["infill", "the ___ reads"]]
+)
+def test_trace_holds_what_was_printed(command, tuned, tmp_path, monkeypatch, capsys):
+    name, *arguments = command
+    llada(monkeypatch, name, tuned / "model", *arguments, "--json")
+    plain = json.loads(capsys.readouterr().out)
+    trace = tmp_path / "trace.json"
+    llada(monkeypatch, name, tuned / "model", *arguments, "--json", "--trace", trace, "--alternatives", 3, "--watch")
+    assert json.loads(capsys.readouterr().out) == plain  # of no effect in a pipe
+    recorded = Trace.load(trace)
+    assert recorded.steps == 8
+    assert recorded.alternatives.shape == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a", "--alternatives", 2], "--alternatives has no effect without --trace"),
+        (["generate", "a", "--delay", 1], "--delay has no effect without --watch"),
+        (["generate", "a", "--trace", "nowhere/t.json"], "there is no folder nowhere; make it first"),
+        (["generate", "a", "--sampler", "daedal", "--watch"], "leave out --watch and --trace"),
+        (["generate", "a", "--set", "gen_length=1000"], "exceed"),
+        (["infill", "a b"], "the text has no gap; mark each with ___"),
+        (["infill", "a ___", "--set", "gen_length=4"], "gen_length has no effect on infilling"),
+    ],
+)
+def test_options_that_cannot_act_are_refused(arguments, message, tuned, monkeypatch, capsys):
+    name, *others = arguments
+    assert message in refusal(monkeypatch, capsys, name, tuned / "model", *others)
+
+
+def test_model_without_a_tokenizer_is_refused(golden, monkeypatch, capsys):
+    assert "has no tokenizer; generate with llada.generate" in refusal(
+        monkeypatch, capsys, "generate", golden.folder, "a"
+    )

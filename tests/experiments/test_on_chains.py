@@ -1,0 +1,104 @@
+"""The experiments on chains, in small: what they measure, and what their tables and figures say of it."""
+
+import pytest
+from lessons import LESSON
+from rich.console import Console
+
+from llada.config import ConfigError
+from llada.experiments.experiment import named, perform
+
+SMALL = {"lesson": LESSON, "questions": 2}
+SAMPLERS = {"low confidence": {"steps": 2}, "blocks": {"block_length": 4, "steps": 2}}
+SETTINGS = {
+    "samplers": SMALL | {"gen_length": 8, "samplers": SAMPLERS},
+    "steps": SMALL
+    | {
+        "gen_length": 8,
+        "steps": [2, 4],
+        "samplers": {"low confidence": {}},
+        "thresholds": [0.0, 1.0],
+        "threshold_sampler": {},
+    },
+    "length": SMALL | {"gen_lengths": [4, 8], "samplers": {"low confidence": {}}},
+    "guidance": SMALL | {"gen_length": 4, "scales": [0.0, 1.0], "samplers": {"low confidence": {}}},
+    "order": SMALL | {"gen_length": 8, "samplers": {"low confidence": {}, "reading": {"order": "left_to_right"}}},
+    "efficiency": SMALL | {"gen_length": 4, "batch_size": 1, "samplers": {"fixed": [{"steps": 2}, {"steps": 4}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiments")
+    return {
+        name: perform(name, named(name).settings(**values), folder / name)["measured"]
+        for name, values in SETTINGS.items()
+    }, folder
+
+
+def shown(name: str, measured: dict) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(named(name).table(measured))
+    return capture.get()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_table_finding_and_figure_are_made(name, records):
+    measured, folder = records
+    assert shown(name, measured[name]).count("│") > 4
+    assert named(name).finding(measured[name]).endswith(".")
+    assert "matplotlib" in (folder / name / "figure.svg").read_text()
+
+
+def test_models_are_shared(records):
+    _, folder = records
+    assert len(list((folder / "models").iterdir())) == 2  # a mask predictor and an autoregressive model
+
+
+def test_steps_are_counted_as_forward_passes(records):
+    lines = records[0]["steps"]["lines"]
+    assert [one["passes"] for one in lines["low confidence"]] == [2, 4]
+    assert [one["passes"] for one in lines["threshold"]] == [1, 8]
+
+
+def test_guidance_makes_two_passes(records):
+    line = records[0]["guidance"]["lines"]["low confidence"]
+    assert [one["passes"] for one in line] == [4, 8]
+
+
+def test_length_is_that_of_the_canvas(records):
+    line = records[0]["length"]["lines"]["low confidence"]
+    assert [one["passes"] for one in line] == [4, 8]
+
+
+def test_order_of_reading_is_that_of_reading(records):
+    reading = records[0]["order"]["samplers"]["reading"]
+    assert reading["steps"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert reading["leftmost"] == [1.0, 1.0]
+
+
+def test_efficiency_tells_of_the_autoregressive_model(records):
+    lines = records[0]["efficiency"]["lines"]
+    assert set(lines) == {"autoregressive, KV cache", "fixed"}
+    assert lines["autoregressive, KV cache"][0]["passes"] <= 4
+    compute = records[0]["efficiency"]["compute"]
+    assert compute["masked"] >= compute["autoregressive"] > 0  # it reads the padding, too
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("samplers", {"samplers": {"a": {"block_length": 3}}}, "gen_length=8 cannot be cut into blocks"),
+        ("samplers", {"samplers": {"a": {"ordr": "random"}}}, "did you mean 'order'"),
+        ("samplers", {"samplers": {}}, "at least 1"),
+        ("steps", {"steps": [9]}, "steps=9 exceeds gen_length=8"),
+        ("length", {"gen_lengths": [0]}, "greater than or equal to 1"),
+        ("guidance", {"scales": [-1.0]}, "greater than or equal to 0"),
+        ("order", {"shown": 2}, "shown=2 must be below questions=2"),
+        ("efficiency", {"samplers": {"a": [{"steps": 5}]}}, "steps=5 exceeds gen_length=4"),
+        ("samplers", {"questions": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_wrong_settings_are_refused(name, values, told):
+    with pytest.raises(ConfigError, match=told):
+        named(name).settings(**SETTINGS[name] | values)

@@ -1,0 +1,93 @@
+"""The reversal experiment: what is read, what is practised, what is asked, and files of pairs."""
+
+import json
+
+import pytest
+from lessons import RECIPE
+
+from llada.config import ConfigError
+from llada.experiments.experiment import named, perform
+from llada.experiments.reversal import EXPERIMENT, Settings, asked, facts, lesson, practised
+
+VALUES = {
+    "recipe": RECIPE,
+    "facts": 6,
+    "practised": 0.5,
+    "texts": ["{first}, {second}.", "After {first} comes {second}."],
+    "forward": "{first}. Next?",
+    "reversal": "{second}. Before?",
+    "gen_length": 4,
+}
+
+
+def test_lines_of_facts_are_all_different():
+    known = facts(Settings(**VALUES | {"facts": 500}))
+    assert len({line for fact in known for line in fact}) == 1000
+
+
+def test_unpractised_facts_are_read_one_way_alone():
+    settings = Settings(**VALUES)
+    known = facts(settings)
+    pairs = lesson(settings, known)
+    assert practised(settings) == 3
+    for fact in known[3:]:
+        texts = [reply for prompt, reply in pairs if fact.first in reply or fact.second in reply]
+        assert texts == [text.format(**fact._asdict()) for text in settings.texts]
+        assert all(text.index(fact.first) < text.index(fact.second) for text in texts)
+        assert not [prompt for prompt, _ in pairs if fact.first in prompt or fact.second in prompt]
+
+
+def test_practised_facts_are_asked_both_ways():
+    settings = Settings(**VALUES)
+    known = facts(settings)
+    pairs = lesson(settings, known)
+    for fact in known[:3]:
+        assert asked(settings, fact)["forward"] == (f"{fact.first}. Next?", fact.second)
+        assert all(question in pairs for question in asked(settings, fact).values())
+
+
+def test_file_of_pairs_is_read_and_ambiguous_lines_are_left_out(tmp_path):
+    rows = [{"first": f"a{number}", "second": f"b{number}"} for number in range(6)]
+    rows[3:3] = [{"first": "a0", "second": "other"}, {"first": "new", "second": "b1"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    known = facts(Settings(**VALUES | {"pairs": str(tmp_path / "pairs.jsonl")}))
+    assert [tuple(fact) for fact in known] == [(f"a{number}", f"b{number}") for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"first": "a", "second": "b"}] * 9, "has 1 pairs of lines that are in no other pair, fewer than facts=6"),
+        ([{"first": "a"}], "second"),
+        ([{"first": "a", "second": 3}], "second"),
+    ],
+)
+def test_file_that_does_not_do_is_refused(rows, told, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=told):
+        facts(Settings(**VALUES | {"pairs": str(tmp_path / "pairs.jsonl")}))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"texts": ["{second} {first}"]}, r"must hold \{first\} and, after it, \{second\}"),
+        ({"texts": ["{first}"]}, r"must hold \{first\} and, after it, \{second\}"),
+        ({"forward": "what?"}, r"'what\?' must hold \{first\}"),
+        ({"reversal": "{first}?"}, r"must hold \{second\}"),
+        ({"practised": 1.0}, "less than 1"),
+    ],
+)
+def test_wrong_settings_are_refused(values, told):
+    with pytest.raises(ConfigError, match=told):
+        Settings(**VALUES | values)
+
+
+def test_both_models_are_asked_both_ways_about_all_facts(tmp_path):
+    measured = perform("reversal", named("reversal").settings(**VALUES), tmp_path / "reversal")["measured"]
+    assert len(measured["right"]) == 8
+    assert {one["rows"] for one in measured["right"]} == {3}
+    assert measured["parameters"][0] == measured["parameters"][1]
+    assert measured["compute"][0] >= measured["compute"][1] > 0  # it reads the padding, too
+    assert EXPERIMENT.table(measured).row_count == 4
+    assert "equal sizes, rows and steps" in EXPERIMENT.finding(measured)
