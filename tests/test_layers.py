@@ -41,6 +41,9 @@ RULES = {
     "llada.estimate": rule("torch"),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
+    # what is written for others, and the description beside it
+    "llada.model.export": rule("torch transformers", "llada.model llada.durable"),
+    "llada.model.card": rule("yaml"),
     # the model's `generate` is a mixin from the sampling side
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
     "llada.train": rule(
@@ -107,10 +110,16 @@ RULES = {
         "torch transformers lm_eval", "llada.eval llada.data.tokenizer llada.sampling llada.model"
     ),
     "llada.experiments": rule(
-        "torch numpy transformers matplotlib rich pydantic",
+        "torch numpy transformers tqdm matplotlib rich pydantic",
         "llada.__version__ llada.config llada.durable llada.experiments llada.data llada.model llada.sampling "
         "llada.train llada.eval",
     ),
+    # traces as text, pages and pictures
+    "llada.show": rule("torch transformers", "llada.show llada.sampling"),
+    "llada.show.pieces": rule("transformers"),
+    "llada.show.terminal": rule("torch transformers rich", "llada.show llada.sampling"),
+    "llada.show.picture": rule("transformers matplotlib", "llada.show"),
+    "llada.checkup": rule(ANY, ANY),
     "llada.cli": rule(ANY, ANY),
 }
 

@@ -13,9 +13,7 @@ def export(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights; as they are if not given")
     ] = None,
-    sampler: Annotated[
-        str, typer.Option(help="that the card tells of, written beside it as sampler.yaml")
-    ] = "low_confidence",
+    sampler: Annotated[str, typer.Option(help="that the card tells of, kept as sampler.yaml")] = "low_confidence",
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
     name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
     licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,

@@ -7,12 +7,13 @@ are worded in several ways and some leave the working out, as those of people do
 not known before it is begun.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator
+from tqdm import tqdm
 
 from llada.config import Schema, read_yaml
 from llada.eval.intervals import wilson
@@ -25,6 +26,9 @@ MODULUS = 5
 _NAMES = "abcdefghjkmnpqrstuvwxyz"
 _OPENINGS = ("", "", "", "We see ", "First, ", "Let me see: ")  # of an answer with working
 _JOINTS = (" ", ", ", " then ")  # of its steps
+
+
+Name = TypeVar("Name")  # of a sampler, whatever names it
 
 
 class Chain(NamedTuple):
@@ -109,11 +113,16 @@ def taught(settings: ChainSettings, folder: Path) -> tuple[Student, Task]:
     return made, questions(settings.lesson, settings.questions, pairs)
 
 
-def score(taught: Student, task: Task, sampler: SamplerConfig, *, batch_size: int) -> dict[str, Any]:
-    """What a sampler does on the questions, as `summary` has it."""
-    measured = measure(taught.model, taught.tokenizer, task, sampler, batch_size=batch_size)
-    columns = (measured.right, measured.forward_passes, measured.query_tokens, measured.tokens)
-    return summary(*columns, measured.seconds)
+def scores(
+    taught: Student, task: Task, samplers: Mapping[Name, SamplerConfig], *, batch_size: int
+) -> dict[Name, dict[str, Any]]:
+    """What each sampler does on the questions, as `summary` has it."""
+    found: dict[Name, dict[str, Any]] = {}
+    for name, sampler in tqdm(samplers.items(), unit="sampler", disable=None):
+        measured = measure(taught.model, taught.tokenizer, task, sampler, batch_size=batch_size)
+        columns = (measured.right, measured.forward_passes, measured.query_tokens, measured.tokens)
+        found[name] = summary(*columns, measured.seconds)
+    return found
 
 
 def summary(

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from llada.eval.answers import answer_autoregressively
 from llada.eval.checks import CHECKS
-from llada.experiments.chains import ChainSettings, conversations, percent, questions, score, summary
+from llada.eval.task import Task
+from llada.experiments.chains import ChainSettings, conversations, percent, questions, scores, summary
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, accuracy, panels
-from llada.experiments.student import baseline, student
+from llada.experiments.student import Baseline, baseline, student
 from llada.sampling.config import SamplerConfig
 
 BASELINE = "autoregressive, KV cache"
@@ -44,29 +45,28 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     pairs, models = conversations(settings.lesson), folder.parent / "models"
     masked, causal = (make(pairs, settings.lesson.recipe, models) for make in (student, baseline))
     task = questions(settings.lesson, settings.questions, pairs)
-    lines = {
-        name: [score(masked, task, settings.sampler(fields), batch_size=settings.batch_size) for fields in line]
-        for name, line in settings.samplers.items()
-    }
-
-    def answered(count: int) -> list[Any]:
-        asked = task.conversations[:count]
-        return answer_autoregressively(
-            causal.model, causal.tokenizer, asked, settings.gen_length, batch_size=settings.batch_size
-        )
-
-    answered(settings.batch_size)  # the first call takes longer
-    begun = time.perf_counter()
-    answers = answered(settings.questions)
-    seconds = time.perf_counter() - begun
-    check = CHECKS[task.check]
-    right = [check(given.text, expected) for given, expected in zip(answers, task.expected, strict=True)]
-    costs = zip(*((given.forward_passes, given.query_tokens, given.tokens) for given in answers), strict=True)
+    lines = settings.samplers
+    samplers = {(name, n): settings.sampler(fields) for name, line in lines.items() for n, fields in enumerate(line)}
+    found = scores(masked, task, samplers, batch_size=settings.batch_size)
     return {
         "compute": {"masked": masked.log["flops"], "autoregressive": causal.log["flops"]},
         "batch_size": settings.batch_size,
-        "lines": {BASELINE: [summary(right, *costs, seconds)]} | lines,
+        "lines": {BASELINE: [_of_baseline(causal, task, settings)]}
+        | {name: [found[name, n] for n in range(len(line))] for name, line in lines.items()},
     }
+
+
+def _of_baseline(causal: Baseline, task: Task, settings: Settings) -> dict[str, Any]:
+    """The same numbers of the autoregressive model."""
+    how = {"longest": settings.gen_length, "batch_size": settings.batch_size}
+    answer_autoregressively(causal.model, causal.tokenizer, task.conversations[: settings.batch_size], **how)  # warm up
+    begun = time.perf_counter()
+    answers = answer_autoregressively(causal.model, causal.tokenizer, task.conversations, **how)
+    seconds = time.perf_counter() - begun
+    check = CHECKS[task.check]
+    right = [check(given.text, expected) for given, expected in zip(answers, task.expected, strict=True)]
+    passes, positions, tokens = zip(*((a.forward_passes, a.query_tokens, a.tokens) for a in answers), strict=True)
+    return summary(right, passes, positions, tokens, seconds)
 
 
 def table(measured: Mapping[str, Any]) -> Table:

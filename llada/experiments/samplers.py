@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, percent, score, taught
+from llada.experiments.chains import ChainSettings, percent, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.sampling.config import SamplerConfig
@@ -39,13 +39,11 @@ class Settings(ChainSettings):
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers, their length and what they cost, by sampler."""
     model, task = taught(settings, folder)
+    samplers = {name: settings.sampler(name) for name in settings.samplers}
     encoded = [len(model.tokenizer.encode(text, add_special_tokens=False)) for text in task.expected]
     return {
         "expected_tokens": sum(encoded) / len(encoded) + 2,  # with the end of turn and that of the sequence
-        "samplers": {
-            name: score(model, task, settings.sampler(name), batch_size=settings.batch_size)
-            for name in settings.samplers
-        },
+        "samplers": scores(model, task, samplers, batch_size=settings.batch_size),
     }
 
 

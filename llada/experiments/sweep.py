@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, percent, score, taught
+from llada.experiments.chains import ChainSettings, percent, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, accuracy, panels
 from llada.sampling.config import SamplerConfig
@@ -55,12 +55,10 @@ def sweep(question: str, settings: type[SweepSettings], varied: Varied) -> Exper
 def run(settings: SweepSettings, folder: Path) -> dict[str, Any]:
     """Scores of each line, in its order."""
     model, task = taught(settings, folder)
-    return {
-        "lines": {
-            name: [{"at": at} | score(model, task, sampler, batch_size=settings.batch_size) for at, sampler in line]
-            for name, line in settings.lines().items()
-        }
-    }
+    lines = settings.lines()
+    samplers = {(name, at): sampler for name, line in lines.items() for at, sampler in line}
+    found = scores(model, task, samplers, batch_size=settings.batch_size)
+    return {"lines": {name: [{"at": at} | found[name, at] for at, _ in line] for name, line in lines.items()}}
 
 
 def table(varied: Varied, measured: Mapping[str, Any]) -> Table:

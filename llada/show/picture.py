@@ -51,7 +51,7 @@ def boxes(axis: Axes, texts: Sequence[str], colours: Sequence[Any]) -> None:
 def order_figure(tokenizer: PreTrainedTokenizerBase, frame: Frame, title: str = "") -> Figure:
     """Every token in the colour of the step that fixed it; grey: what was given, dark: [MASK]."""
     norm = Normalize(1, max(2, *frame.revealed_at))
-    figure = Figure(figsize=(9.6, 0.9 + 0.26 * _lines(written(tokenizer, frame))), layout="constrained")
+    figure = Figure(figsize=(9.6, max(1.9, 0.9 + 0.26 * _lines(written(tokenizer, frame)))), layout="constrained")
     axis = figure.add_subplot()
     boxes(axis, written(tokenizer, frame), [_colour(frame, place, norm) for place in range(len(frame.ids))])
     axis.set_title(title, fontsize=9, loc="left")
