@@ -1,13 +1,13 @@
-"""Chains of sums and products, like iGSM (arXiv:2407.20311) in small: what samplers are told apart by.
+"""Chains of sums, like iGSM (arXiv:2407.20311) in small: what samplers are told apart by.
 
-    e=c*b b=4 c=b+3. e?     →     b=4 c=4+3=2 e=2*4=3. So 3
+    b=4 c=b+3 e=c+1. e?     →     b=4 c=4+3=2 e=2+1=3. So 3
 
-All numbers are modulo 5. What is given comes in any order, the working in one that can be followed. Answers in the data
-are worded in several ways and some leave the working out, as those of people do, so that how long an answer will be is
-not known before it is begun.
+All numbers are modulo 5. Answers in the data are worded in several ways and some leave the working out, as those of
+people do, so that how long an answer will be is not known before it is begun.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -66,22 +66,17 @@ class ChainSettings(Schema):
 
 
 def chain(random: Random, variables: int) -> Chain:
-    """One of so many variables, each of which the answer needs."""
+    """One of so many variables, each of which the answer needs; all answers are equally likely."""
     names = random.sample(_NAMES, variables)
-    values = [random.randrange(MODULUS)]
-    given, working = [f"{names[0]}={values[0]}"], [f"{names[0]}={values[0]}"]
-    for number in range(1, variables):
-        sign = random.choice("+*")
-        # the one before it, so that none is left out, and any earlier one or a number
-        other = random.randrange(number) if random.random() < 0.5 else None
-        operand = random.randrange(MODULUS) if other is None else values[other]
-        written = str(operand) if other is None else names[other]
-        last = values[-1]
-        values.append((last + operand if sign == "+" else last * operand) % MODULUS)
-        given.append(f"{names[number]}={names[number - 1]}{sign}{written}")
-        working.append(f"{names[number]}={last}{sign}{operand}={values[-1]}")
-    random.shuffle(given)
-    return Chain(f"{' '.join(given)}. {names[-1]}?", working, values[-1])
+    value = random.randrange(MODULUS)
+    given = [f"{names[0]}={value}"]
+    working = list(given)
+    for before, name in pairwise(names):
+        more = random.randrange(MODULUS)
+        last, value = value, (value + more) % MODULUS
+        given.append(f"{name}={before}+{more}")
+        working.append(f"{name}={last}+{more}={value}")
+    return Chain(f"{' '.join(given)}. {names[-1]}?", working, value)
 
 
 def conversations(lesson: Lesson) -> list[Pair]:

@@ -1,0 +1,54 @@
+"""Pictures of a trace: boxes in the colours of their steps, and an animation."""
+
+import pytest
+from canvases import TOKENIZER, trace
+from matplotlib import colormaps
+from matplotlib.colors import Normalize, to_rgba
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from llada.show.frames import recorded
+from llada.show.picture import ACROSS, animate, order_figure, written
+
+FRAMES = list(recorded(trace("two")))
+
+
+def test_every_token_is_a_box_in_the_colour_of_its_step():
+    axis = order_figure(TOKENIZER, FRAMES[-1], "a title").axes[0]
+    boxes = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    assert [text.get_text() for text in axis.texts] == ["a", "b", "t", "w", "o"]
+    norm = Normalize(1, 5)
+    expected = [to_rgba("#e8e8e8")] * 2 + [colormaps["viridis"](norm(step)) for step in (3, 2, 5)]
+    assert [box.get_facecolor() for box in boxes] == [pytest.approx(colour) for colour in expected]
+
+
+def test_masks_are_dark_and_without_text():
+    axis = order_figure(TOKENIZER, FRAMES[0]).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["a", "b", "", "", ""]
+    assert axis.patches[2].get_facecolor() == to_rgba("#444444")
+
+
+def test_breaks_and_ends_are_shown_as_signs():
+    frame = list(recorded(trace("\n\t$")))[-1]
+    ids = [*frame.ids[:-1], TOKENIZER.eos_token_id]
+    assert written(TOKENIZER, type(frame)(1, ids, frame.marks, frame.probability, frame.revealed_at)) == [
+        "a", "b", "↵", "⇥", "·"
+    ]  # fmt: skip
+
+
+def test_long_texts_are_broken_into_lines():
+    frame = list(recorded(trace("$_{not mathematics}$ " * 12)))[-1]
+    axis = order_figure(TOKENIZER, frame).axes[0]
+    assert all(box.get_x() + box.get_width() <= ACROSS for box in axis.patches)
+    assert len({box.get_y() for box in axis.patches}) > 3
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
+    animate(TOKENIZER, FRAMES, tmp_path / f"run.{suffix}", frames_per_second=4)
+    with Image.open(tmp_path / f"run.{suffix}") as picture:
+        assert picture.n_frames >= len(FRAMES)
+        picture.seek(0)
+        first = picture.convert("RGB").tobytes()
+        picture.seek(picture.n_frames - 1)
+        assert picture.convert("RGB").tobytes() != first
