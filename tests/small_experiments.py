@@ -8,7 +8,7 @@ SMALL = {
         *("measure_at=[2, 4]", "orders=[random, margin]", "cells_per_step=[4]"),
     ],
     "time_agnostic": [
-        *(MODEL, "batch_size=8", "steps=4", "warmup=1", "rates=[0.001, 0.01]", "seeds=[0, 1]", "noise_steps=2"),
+        *(MODEL, "batch_size=8", "steps=4", "warmup=1", "rates=[0.01]", "seeds=[0, 1]", "noise_steps=2"),
         *("noise_draws=30", "gradient_draws=30", "samples=40", "few_steps=[1, 2]", "time_steps=[1, 3]"),
         "evaluate_draws=1",
     ],

@@ -4,7 +4,7 @@ Shapes: B rows, L tokens, P parameters, n draws.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -95,6 +95,15 @@ def gradient_spread(gradients: Tensor) -> tuple[float, float, float]:
     squares = (gradients - mean).square().sum(dim=1).double()
     trace = float(squares.sum() / (n - 1))
     return trace, float(squares.std() / math.sqrt(n)), float(mean.double().square().sum()) - trace / n
+
+
+def relative(noise: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """Standard deviations as shares of the first one, with their standard errors; `name` is that of the variance."""
+    first = noise[0][name]
+    shares = [math.sqrt(one[name] / first) for one in noise]
+    return [
+        (share, share * one[f"{name}_stderr"] / (2 * one[name])) for share, one in zip(shares, noise, strict=True)
+    ]  # d sqrt(v) = dv / (2 sqrt(v))
 
 
 def _gradient(

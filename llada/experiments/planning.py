@@ -9,9 +9,8 @@ Shapes: B puzzles, L tokens of a grid.
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from itertools import count, islice, pairwise
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,15 +22,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.config import Schema
-from llada.data.corpus import Corpus
-from llada.data.documents import Document
 from llada.data.prepare import Making, prepare_corpus
-from llada.data.shards import Labelled
-from llada.data.tokenizer import SMALLEST_VOCABULARY, encode
+from llada.data.tokenizer import SMALLEST_VOCABULARY
 from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
-from llada.experiments.sudoku import Box, Grid, Puzzle, random_grid, random_puzzles, solutions
+from llada.experiments.sudoku import Box, random_puzzles
+from llada.experiments.sudoku_corpus import SMALLEST, sudoku_corpus, tokens_of
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
@@ -42,7 +39,6 @@ from llada.train.config import OptimConfig, PretrainConfig
 from llada.train.journal import read_log
 from llada.train.run import train
 
-_ALL_KNOWN = Box(2, 2)  # of its 288 grids none can be kept from training
 _AT_ONCE = 256  # puzzles in a batch
 _KNOWN = sorted(name for name, entry in ORDERS.items() if not entry.required)
 Whole = Annotated[int, Field(ge=1)]
@@ -71,9 +67,9 @@ class Settings(Schema):
             raise ValueError(f"box={self.box} makes {box.side} values; there are digits for 9")
         if self.givens >= box.cells:
             raise ValueError(f"givens={self.givens} leave nothing to fill in of {box.cells} cells")
-        if box == _ALL_KNOWN and self.grids is not None:
+        if box == SMALLEST and self.grids is not None:
             raise ValueError("grids has no effect with box: [2, 2], of whose 288 grids all are trained on; remove it")
-        if box != _ALL_KNOWN and self.grids is None:
+        if box != SMALLEST and self.grids is None:
             raise ValueError(f"box={self.box} needs grids, the number of them to train on")
         if any(a >= b for a, b in pairwise(self.measure_at)):
             raise ValueError(f"measure_at={self.measure_at} must ascend")
@@ -112,42 +108,6 @@ class Settings(Schema):
         )
 
 
-def text_of(grid: Grid) -> str:
-    """The digits of all cells, line after line."""
-    return "".join(map(str, grid))
-
-
-def tokens_of(grids: Sequence[Grid], tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Grids with [MASK] where a cell is blank and an end of text, by which cells are told apart, (B, L)."""
-    blank, mask, eos = encode(tokenizer, "0")[0], tokenizer.mask_token_id, tokenizer.eos_token_id
-    rows = [[*encode(tokenizer, text_of(grid)), eos] for grid in grids]
-    return torch.tensor([[mask if token == blank else token for token in row] for row in rows])
-
-
-def grids_of(settings: Settings, puzzles: list[Puzzle]) -> Iterator[Grid]:
-    """What is trained on, without the solutions of the puzzles where there are others."""
-    box, rng = Box(*settings.box), random.Random(f"grids {settings.seed}")
-    if settings.grids is None:
-        yield from solutions(box.blank, box)
-        return
-    asked = {puzzle.solution for puzzle in puzzles}
-    yield from islice((grid for _ in count() if (grid := random_grid(box, rng)) not in asked), settings.grids)
-
-
-def corpus_of(settings: Settings, puzzles: list[Puzzle]) -> Corpus:
-    """Each grid a document; held out are the solutions of the puzzles."""
-
-    @cache
-    def labelled() -> list[Labelled]:
-        heldout = [("heldout", grid) for grid in sorted({puzzle.solution for puzzle in puzzles})]
-        splits = (*heldout, *(("train", grid) for grid in grids_of(settings, puzzles)))
-        return [Labelled(split, Document(f"grid {n}", text_of(grid))) for n, (split, grid) in enumerate(splits)]
-
-    decisive = {"box", "givens", "puzzles", "grids", "seed"}
-    description = settings.model_dump(mode="json", include=decisive)
-    return Corpus("sudoku", lambda done: iter(labelled()[done.rows :]), lambda: description)
-
-
 def solved(
     model: LLaDAForMaskedLM, asked: Tensor, expected: Tensor, sampler: SamplerConfig, seed: int = 0
 ) -> list[bool]:
@@ -164,8 +124,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Puzzles solved in each order, along the training and by the number of cells filled in together."""
     box = Box(*settings.box)
     puzzles = random_puzzles(box, settings.givens, settings.puzzles, random.Random(f"puzzles {settings.seed}"))
-    data = folder / "data"
-    for _ in prepare_corpus(corpus_of(settings, puzzles), data, Making(vocab_size=SMALLEST_VOCABULARY), resume=True):
+    corpus = sudoku_corpus(puzzles, settings.box, settings.grids, settings.seed)
+    for _ in prepare_corpus(corpus, folder / "data", Making(vocab_size=SMALLEST_VOCABULARY), resume=True):
         pass
     output = train(settings.pretraining(folder, box.cells + 1), resume=True).parent
     log = {record["step"]: record for record in read_log(output)}
@@ -229,13 +189,13 @@ def _by_order(
 
 
 def table(measured: Mapping[str, Any]) -> Table:
-    """Shares of solved puzzles with 95 % intervals."""
+    """Shares of solved puzzles with 95 % intervals, in per cent."""
     rows, names = measured["puzzles"], [one["order"] for one in measured["curve"][0]["orders"]]
     shown = Table("", "bound, nats per grid", *names)
     for one in measured["curve"]:
         error = one["bound_stderr"] * measured["tokens"]
         bound = f"{one['bound'] * measured['tokens']:.2f} ± {error:.2f}"
-        shown.add_row(f"{one['step']} steps of training", bound, *(_share(order, rows) for order in one["orders"]))
+        shown.add_row(f"{one['step']} training steps", bound, *(_share(order, rows) for order in one["orders"]))
     for one in measured["together"]:
         shown.add_row(f"{one['cells']} cells together", "", *(_share(order, rows) for order in one["orders"]))
     return shown
@@ -243,7 +203,7 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 def _share(order: Mapping[str, Any], rows: int) -> str:
     low, high = wilson(order["solved"], rows)
-    return f"{order['solved'] / rows:.1%} ({low:.1%}–{high:.1%})"
+    return f"{order['solved'] / rows:.1%} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def gain(order: Mapping[str, Any], rows: int) -> tuple[float, float]:
@@ -264,12 +224,17 @@ def finding(measured: Mapping[str, Any]) -> str:
     first = next(one for one in measured["curve"] if one["step"] == step)["orders"][0]
     same = next(other for other in last["orders"] if other["order"] == order["order"])
     known = ", whose solutions the training has seen, as there are only 288 grids" * measured["trained_on_solutions"]
-    return (
+    told = (
         f"Of {rows} puzzles of {side} × {side} cells with {measured['givens']} givens{known}, a model after {step} "
-        f"steps of training solves {order['solved'] / rows:.0%} in the order {order['order']} and "
-        f"{first['solved'] / rows:.0%} in the order {first['order']}: {_gained(order, rows)}. After {last['step']} "
-        f"steps these are {same['solved'] / rows:.0%} and {last['orders'][0]['solved'] / rows:.0%}, "
-        f"{_gained(same, rows)}."
+        f"steps of training, where orders differ most, solves {order['solved'] / rows:.1%} in the order "
+        f"{order['order']} and {first['solved'] / rows:.1%} in the order {first['order']}, a difference of "
+        f"{_gained(order, rows)}."
+    )
+    if step == last["step"]:
+        return told
+    return (
+        f"{told} After {last['step']} steps these are {same['solved'] / rows:.1%} and "
+        f"{last['orders'][0]['solved'] / rows:.1%}, {_gained(same, rows)}."
     )
 
 
@@ -295,7 +260,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
                 [one[key] for one in results],
                 shares,
                 errors,
-                fmt="o-",
+                fmt=("o-", "s-", "^-", "D--")[number % 4],  # where two coincide, both are seen
                 markersize=4,
                 capsize=2,
                 color=COLOURS[number % len(COLOURS)],

@@ -6,28 +6,22 @@ masks. Measured where samples can be judged exactly (`llada.experiments.small_gr
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from pydantic import Field, model_validator
-from rich.table import Table
 
 from llada.config import Schema
-from llada.eval.intervals import Z, wilson
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, panels
 from llada.experiments.loss_noise import noise_of
 from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, sampled, trained
+from llada.experiments.time_agnostic_report import WEIGHTS, draw, finding, table
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 
-WEIGHTS = {"elbo": "weight 1/t", "uniform": "no weight"}  # objective → how it is called
 Whole = Annotated[int, Field(ge=1)]
 Many = Annotated[int, Field(ge=30)]
 
@@ -76,9 +70,9 @@ class Settings(Schema):
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """All three parts; noise and samplers are those of the model of the bound, at its best rate and first seed."""
+    """All three parts; noise and samplers are those of the run with weight 1/t that has the lowest bound."""
     runs = {objective: _runs(settings, objective, folder) for objective in WEIGHTS}
-    rate, seed = best(runs["elbo"])["rate"], settings.seeds[0]
+    rate, seed = min((run["bound"], run["rate"], run["seed"]) for run in runs["elbo"])[1:]
     device = "cuda" if torch.cuda.is_available() else None
     model, _ = load_pretrained(_place(folder, "elbo", rate, seed), device=device)
     rows = GridRows()
@@ -118,10 +112,10 @@ def _runs(settings: Settings, objective: str, folder: Path) -> list[dict[str, An
         for seed in settings.seeds:
             model = settings.train(objective, rate, seed, settings.steps)
             model.save_pretrained(_place(folder, objective, rate, seed))
-            bound = bound_of(model, settings.evaluate_draws)
+            bound, stderr = bound_of(model, settings.evaluate_draws)
             samples = sampled(model, SamplerConfig.named("first_hitting"), settings.samples, seed)
             found.append(
-                {"rate": rate, "seed": seed, "bound": bound.value, "bound_stderr": bound.stderr} | samples,
+                {"rate": rate, "seed": seed, "bound": bound, "bound_stderr": stderr} | samples,
             )
     return found
 
@@ -133,172 +127,6 @@ def _place(folder: Path, objective: str, rate: float, seed: int) -> Path:
 def needed_evaluations(steps: int, cells: int = BOX.cells) -> float:
     """Of so many steps of discretised time, those in which any of the cells is revealed, on average."""
     return steps * (1 - (1 - 1 / steps) ** cells)
-
-
-def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds of one rate, and their standard errors."""
-    found: dict[str, Any] = {"rate": runs[0]["rate"], "runs": len(runs)}
-    shares = [run["valid"] / run["samples"] for run in runs]
-    for name, values in (("bound", [run["bound"] for run in runs]), ("valid", shares)):
-        found |= {name: float(np.mean(values)), f"{name}_stderr": float(np.std(values, ddof=1) / math.sqrt(len(runs)))}
-    return found
-
-
-def by_rate(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The summary of each rate, ascending."""
-    return [summary([run for run in runs if run["rate"] == rate]) for rate in sorted({run["rate"] for run in runs})]
-
-
-def best(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the rates, the one with the lowest bound."""
-    return min(by_rate(runs), key=lambda found: found["bound"])
-
-
-def relative(noise: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    """Standard deviations as shares of the first one, with their standard errors; `name` is that of the variance."""
-    first = noise[0][name]
-    shares = [math.sqrt(one[name] / first) for one in noise]
-    return [
-        (share, share * one[f"{name}_stderr"] / (2 * one[name])) for share, one in zip(shares, noise, strict=True)
-    ]  # d sqrt(v) = dv / (2 sqrt(v))
-
-
-def table(measured: Mapping[str, Any]) -> Table:
-    """The three parts under each other."""
-    shown = Table("", "", "", "", "")
-    signal = float(np.mean([one["signal"] for one in measured["noise"]]))
-    shown.add_row("masks", "loss, nats per token", "its deviation", "gradient: covariance / squared norm", style="bold")
-    for one in measured["noise"]:
-        deviation, stderr = math.sqrt(one["variance"]), one["variance_stderr"] / (2 * math.sqrt(one["variance"]))
-        ratio = f"{one['trace'] / signal:.2f} ± {one['trace_stderr'] / signal:.2f}" if signal > 0 else "only noise"
-        shown.add_row(one["masking"], f"{one['loss']:.3f}", f"{deviation:.4f} ± {stderr:.4f}", ratio)
-    shown.add_section()
-    shown.add_row("sampler", "evaluations", "with a token", "valid", "worth so many grids", style="bold")
-    for name, samples in (("random order", measured["by_token"]), ("ancestral", measured["by_time"])):
-        for one in samples:
-            needed = one.get("needed", one["evaluations"])
-            worth = f"{one['worth']:.0f}" if one["worth"] else ""
-            shown.add_row(
-                f"{name}, {one['steps']} steps", f"{one['evaluations']:.1f}", f"{needed:.1f}", _share(one), worth
-            )
-    shown.add_section()
-    shown.add_row("loss", "learning rate", "bound, nats per grid", "valid", "runs", style="bold")
-    for objective, name in WEIGHTS.items():
-        for one in by_rate(measured["runs"][objective]):
-            bound = f"{one['bound']:.3f} ± {one['bound_stderr']:.3f}"
-            valid = f"{one['valid']:.1%} ± {one['valid_stderr']:.1%}"
-            shown.add_row(name, f"{one['rate']:g}", bound, valid, str(one["runs"]))
-    return shown
-
-
-def _share(one: Mapping[str, Any]) -> str:
-    low, high = wilson(one["valid"], one["samples"])
-    return f"{one['valid'] / one['samples']:.1%} ({low:.1%}–{high:.1%})"
-
-
-def finding(measured: Mapping[str, Any]) -> str:
-    """One sentence for each part, with two standard errors."""
-    losses, gradients = (relative(measured["noise"], name)[-1] for name in ("variance", "trace"))
-    one, whole = (max(measured[key], key=lambda found: found["steps"]) for key in ("by_token", "by_time"))
-    equal = min(measured["by_time"], key=lambda found: abs(found["evaluations"] - one["evaluations"]))
-    weighted, plain = (best(measured["runs"][objective]) for objective in WEIGHTS)
-    return (
-        f"With exact, stratified counts the loss of a batch deviates {losses[0]:.2f} ± {2 * losses[1]:.2f} times as "
-        f"much as with 1/t and independent t, its gradient {gradients[0]:.2f} ± {2 * gradients[1]:.2f} times. Of grids "
-        f"sampled cell by cell in {one['evaluations']:.0f} evaluations {_valid(one)} are valid, with time in steps "
-        f"{_valid(equal)} after {equal['evaluations']:.1f} evaluations and {_valid(whole)} after "
-        f"{whole['evaluations']:.1f} ({whole['needed']:.1f}, were those skipped that reveal nothing). At the best "
-        f"rates the weight 1/t reaches {_reached(weighted)}, no weight {_reached(plain)} ({weighted['runs']} runs "
-        f"each; no bound is below {measured['entropy']:.3f})."
-    )
-
-
-def _reached(one: Mapping[str, Any]) -> str:
-    return (
-        f"a bound of {one['bound']:.3f} ± {2 * one['bound_stderr']:.3f} nats per grid and {one['valid']:.1%} ± "
-        f"{2 * one['valid_stderr']:.1%} valid samples"
-    )
-
-
-def _valid(one: Mapping[str, Any]) -> str:
-    share = one["valid"] / one["samples"]
-    return f"{share:.1%} ± {2 * math.sqrt(share * (1 - share) / one['samples']):.1%}"
-
-
-def draw(measured: Mapping[str, Any]) -> Figure:
-    """Noise by masking, valid samples by evaluations, and both goods by weight. Intervals are of 95 %."""
-    figure, (left, middle, right) = panels(3)
-    _draw_noise(left, measured["noise"])
-    _draw_samplers(middle, measured)
-    for number, (objective, name) in enumerate(WEIGHTS.items()):
-        rates = by_rate(measured["runs"][objective])
-        bounds, shares = [one["bound"] for one in rates], [100 * one["valid"] for one in rates]
-        right.errorbar(
-            bounds,
-            shares,
-            [100 * Z * one["valid_stderr"] for one in rates],
-            [Z * one["bound_stderr"] for one in rates],
-            fmt="os"[number],
-            capsize=2,
-            color=COLOURS[number],
-            label=name,
-        )
-        for one, bound, share in zip(rates, bounds, shares, strict=True):
-            right.annotate(
-                f"{one['rate']:g}", (bound, share), (5, 5), textcoords="offset points", color=COLOURS[number]
-            )
-    right.axvline(measured["entropy"], color="0.4", linestyle="--", linewidth=1, label="exact: log 288")
-    right.set(
-        xlabel="bound on -log p, nats per grid",
-        ylabel="valid grids, %",
-        title=f"{measured['steps']} steps at the learning rates written beside",
-    )
-    right.legend()
-    return figure
-
-
-def _draw_noise(axis: Axes, noise: Sequence[Mapping[str, Any]]) -> None:
-    for number, (name, label) in enumerate((("variance", "loss of a batch"), ("trace", "its gradient"))):
-        shares = relative(noise, name)
-        places = [place + (number - 0.5) * 0.38 for place in range(len(noise))]
-        axis.bar(
-            places,
-            [share for share, _ in shares],
-            0.36,
-            yerr=[Z * stderr for _, stderr in shares],
-            capsize=3,
-            color=COLOURS[number],
-            label=label,
-        )
-    axis.set_xticks(range(len(noise)), [one["masking"].replace(", ", ",\n") for one in noise], fontsize=8)
-    axis.set(ylabel="standard deviation, of the first one", title="Noise of a training step")
-    axis.legend()
-
-
-def _draw_samplers(axis: Axes, measured: Mapping[str, Any]) -> None:
-    for number, (key, counted, label) in enumerate(
-        (
-            ("by_token", "evaluations", "random order, equal shares"),
-            ("by_time", "evaluations", "ancestral, steps of time"),
-            ("by_time", "needed", "the same, empty steps skipped"),
-        )
-    ):
-        found = sorted(measured[key], key=lambda one: one[counted])
-        shares = [100 * one["valid"] / one["samples"] for one in found]
-        limits = [wilson(one["valid"], one["samples"]) for one in found]
-        errors = [
-            [share - 100 * limit.low for share, limit in zip(shares, limits, strict=True)],
-            [100 * limit.high - share for share, limit in zip(shares, limits, strict=True)],
-        ]
-        style = {"fmt": ("o-", "s-", "s:")[number], "color": COLOURS[(0, 1, 1)[number]], "markersize": 4, "capsize": 2}
-        axis.errorbar([one[counted] for one in found], shares, errors, label=label, **style)
-    axis.set(
-        xscale="log",
-        xlabel="network evaluations of a sample",
-        ylabel="valid grids, %",
-        title="Sampling at temperature 1",
-    )
-    axis.legend()
 
 
 EXPERIMENT = Experiment(

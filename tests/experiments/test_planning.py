@@ -13,8 +13,9 @@ from llada.config import ConfigError, load_config
 from llada.data.shards import START, Step
 from llada.data.tokenizer import train_tokenizer
 from llada.experiments.experiment import named, perform
-from llada.experiments.planning import EXPERIMENT, corpus_of, gain, solved, text_of, tokens_of
+from llada.experiments.planning import EXPERIMENT, gain, solved
 from llada.experiments.sudoku import Box, is_solved, random_puzzles, solutions
+from llada.experiments.sudoku_corpus import sudoku_corpus, text_of, tokens_of
 from llada.sampling.config import SamplerConfig
 
 BOX = Box(2, 2)
@@ -41,9 +42,9 @@ def test_blank_cells_are_masked_and_nothing_else(tokenizer):
 @pytest.mark.parametrize("box", [[2, 2], [2, 3]], ids=str)
 def test_solutions_of_puzzles_are_not_trained_on_where_there_are_others(box):
     shape, small = Box(*box), box == [2, 2]
-    given = settings(f"box={box}", f"grids={'null' if small else 200}", f"givens={8 if small else 20}")
-    puzzles = random_puzzles(shape, given.givens, given.puzzles, random.Random(0))
-    rows = list(corpus_of(given, puzzles).rows(START))
+    puzzles = random_puzzles(shape, 8 if small else 20, 30, random.Random(0))
+    corpus = sudoku_corpus(puzzles, box, None if small else 200, seed=0)
+    rows = list(corpus.rows(START))
     train, heldout = ({row.document.text for row in rows if row.split == split} for split in ("train", "heldout"))
     assert heldout == {text_of(puzzle.solution) for puzzle in puzzles}
     if small:
@@ -53,8 +54,7 @@ def test_solutions_of_puzzles_are_not_trained_on_where_there_are_others(box):
         assert len([row for row in rows if row.split == "train"]) == 200
         assert not heldout & train
         assert all(is_solved(tuple(map(int, text)), shape) for text in train)
-    later = list(corpus_of(given, puzzles).rows(Step(7, 0, False)))
-    assert later == rows[7:]
+    assert list(corpus.rows(Step(7, 0, False))) == rows[7:]
 
 
 class Knowing(torch.nn.Module):
@@ -148,7 +148,7 @@ def test_interrupted_experiment_goes_on_without_training_again(performed, monkey
     [
         ("measure_at=[1, 4]", "has no checkpoint of step 1; it was made with another measure_at: remove it, or"),
         ("batch_size=4", "cannot go on with other settings: batch_size was 8, is 4"),
-        ("givens=9", "was begun with something else: source: givens was 8, is 9"),
+        ("givens=9", "was begun with something else: source: puzzles was "),
     ],
 )
 def test_folder_of_other_settings_is_refused(performed, override, told):

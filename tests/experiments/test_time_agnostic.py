@@ -8,9 +8,10 @@ from small_experiments import MODEL, SMALL
 
 from llada.config import ConfigError, load_config
 from llada.experiments.experiment import perform
-from llada.experiments.loss_noise import MASKINGS, batch_loss, gradient_spread, noise_of, spread
+from llada.experiments.loss_noise import MASKINGS, batch_loss, gradient_spread, noise_of, relative, spread
 from llada.experiments.small_grids import MASK, NAMES, GridRows, all_grids, bound_of, judged, sampled, trained
-from llada.experiments.time_agnostic import EXPERIMENT, best, by_rate, needed_evaluations, relative, summary
+from llada.experiments.time_agnostic import EXPERIMENT, needed_evaluations
+from llada.experiments.time_agnostic_report import best, by_rate, difference, summary
 from llada.sampling.config import SamplerConfig
 
 
@@ -38,7 +39,10 @@ def test_mean_of_the_loss_is_the_bound_for_each_masking(model, name):
     exact = _bound_of_cells(model, x0[0], 3)
     with torch.no_grad():
         draws = torch.stack(
-            [batch_loss(model, x0.expand(8, -1), maskable.expand(8, -1), MASKINGS[name], generator) for _ in range(600)]
+            [
+                batch_loss(model, x0.expand(32, -1), maskable.expand(32, -1), MASKINGS[name], generator)
+                for _ in range(150)
+            ]
         )
     stderr = float(draws.std() / math.sqrt(len(draws)))
     assert abs(3 * float(draws.mean()) - exact) < 4 * 3 * stderr + 0.005
@@ -126,7 +130,7 @@ def test_bound_of_knowing_nothing_is_that_of_independent_cells():
     ).cpu()
     with torch.no_grad():
         untrained.lm_head.weight.zero_()
-    assert bound_of(untrained, 1).value == pytest.approx(16 * math.log(NAMES.stop), rel=1e-5)
+    assert bound_of(untrained, 1)[0] == pytest.approx(16 * math.log(NAMES.stop), rel=1e-5)
 
 
 @pytest.mark.parametrize(("steps", "needed"), [(1, 1), (2, 1.75), (3, 2.1111), (6, 2.5278)])
@@ -159,6 +163,11 @@ def test_best_rate_has_the_lowest_mean_bound():
     assert [one["rate"] for one in by_rate(both)] == [0.1, 0.3]
 
 
+def test_difference_is_over_pairs():
+    both = {"elbo": runs(0.1, (2.0, 5), (4.0, 7)), "uniform": runs(0.1, (3.0, 5), (8.0, 7))}
+    assert difference(both) == (2.5, pytest.approx(1.5))
+
+
 def test_relative_deviations_are_square_roots_of_variances():
     noise = [{"variance": 4.0, "variance_stderr": 0.4}, {"variance": 1.0, "variance_stderr": 0.2}]
     assert relative(noise, "variance") == [(1.0, pytest.approx(0.05)), (0.5, pytest.approx(0.05))]
@@ -186,11 +195,9 @@ def test_run_answers_all_three_questions(tmp_path):
     assert [one["evaluations"] for one in measured["by_token"]] == [1.0, 2.0]
     assert [one["needed"] for one in measured["by_time"]] == [1.0, needed_evaluations(3)]
     for objective in ("elbo", "uniform"):
-        assert [(run["rate"], run["seed"]) for run in measured["runs"][objective]] == [
-            (rate, seed) for rate in (0.001, 0.01) for seed in (0, 1)
-        ]
+        assert [(run["rate"], run["seed"]) for run in measured["runs"][objective]] == [(0.01, seed) for seed in (0, 1)]
         assert all(run["bound"] > measured["entropy"] for run in measured["runs"][objective])
         assert (tmp_path / f"{objective}-0.01-1" / "model.safetensors").is_file()
     assert "of grids sampled cell by cell in 2 evaluations" in EXPERIMENT.finding(measured).lower()
-    assert EXPERIMENT.table(measured).row_count == 3 + 4 + 2 + 2 + 4
+    assert EXPERIMENT.table(measured).row_count == 3 + 4 + 2 + 2 + 2
     assert "its gradient" in (tmp_path / "figure.svg").read_text()
