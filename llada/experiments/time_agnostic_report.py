@@ -60,10 +60,8 @@ def table(measured: Mapping[str, Any]) -> Table:
     for name, samples in (("random order", measured["by_token"]), ("ancestral", measured["by_time"])):
         for one in samples:
             needed = one.get("needed", one["evaluations"])
-            worth = f"{one['worth']:.0f}" if one["worth"] else ""
-            shown.add_row(
-                f"{name}, {one['steps']} steps", f"{one['evaluations']:.1f}", f"{needed:.1f}", _share(one), worth
-            )
+            evaluations = (f"{one['evaluations']:.1f}", f"{needed:.1f}")
+            shown.add_row(f"{name}, {one['steps']} steps", *evaluations, _share(one), _worth(one))
     shown.add_section()
     shown.add_row("loss", "learning rate", "bound, nats per grid", "valid", "runs", style="bold")
     for objective, name in WEIGHTS.items():
@@ -79,6 +77,13 @@ def _share(one: Mapping[str, Any]) -> str:
     return f"{one['valid'] / one['samples']:.1%} ({low:.1%}–{high:.1%})"
 
 
+def _worth(one: Mapping[str, Any]) -> str:
+    if not one["worth"]:
+        return ""
+    same = one["valid"] * (one["valid"] - 1) / 2 / one["worth"]  # pairs, nearly Poisson
+    return f"{one['worth']:.0f} ± {one['worth'] / math.sqrt(same):.0f}"
+
+
 def finding(measured: Mapping[str, Any]) -> str:
     """One sentence for each part, with two standard errors."""
     losses, gradients = (relative(measured["noise"], name)[-1] for name in ("variance", "trace"))
@@ -88,14 +93,20 @@ def finding(measured: Mapping[str, Any]) -> str:
     mean, stderr = difference(measured["runs"])
     return (
         f"With exact, stratified counts the loss of a batch deviates {losses[0]:.2f} ± {2 * losses[1]:.2f} times as "
-        f"much as with 1/t and independent t, its gradient {gradients[0]:.2f} ± {2 * gradients[1]:.2f} times. Of grids "
+        f"much as with 1/t and independent t, its gradient {gradients[0]:.2f} ± {2 * gradients[1]:.2f} times"
+        f"{_unless_shown(gradients[0] - 1, gradients[1])}. Of grids "
         f"sampled cell by cell in {one['evaluations']:.0f} evaluations {_valid(one)} are valid, with time in steps "
         f"{_valid(equal)} after {equal['evaluations']:.1f} evaluations and {_valid(whole)} after "
         f"{whole['evaluations']:.1f} ({whole['needed']:.1f}, were those skipped that reveal nothing). At the best "
         f"rates the weight 1/t reaches {_reached(weighted)}, no weight {_reached(plain)} ({weighted['runs']} runs "
         f"each; no bound is below {measured['entropy']:.2f}). Over all {len(measured['runs']['elbo'])} pairs of runs "
-        f"with one rate and seed, the bound is {mean:+.2f} ± {2 * stderr:.2f} nats without a weight."
+        f"with one rate and seed, the bound is {mean:+.2f} ± {2 * stderr:.2f} nats without a weight"
+        f"{_unless_shown(mean, stderr)}."
     )
+
+
+def _unless_shown(value: float, stderr: float) -> str:
+    return ", which shows no difference" if abs(value) < 2 * stderr else ""
 
 
 def _reached(one: Mapping[str, Any]) -> str:
@@ -179,7 +190,7 @@ def _draw_runs(axis: Axes, measured: Mapping[str, Any]) -> None:
         ylabel="valid grids, %",
         title=f"Runs of {measured['steps']} steps, sampled cell by cell",
     )
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower left")
 
 
 def _shares(found: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:
