@@ -61,7 +61,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 22
+    assert len(commands) == 29
     Path("tasks").mkdir()
     write_task(Path("tasks"), "mine", "choice", rows(3))
     Path("web").mkdir()

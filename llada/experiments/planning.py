@@ -197,7 +197,7 @@ def table(measured: Mapping[str, Any]) -> Table:
         bound = f"{one['bound'] * measured['tokens']:.2f} ± {error:.2f}"
         shown.add_row(f"{one['step']} training steps", bound, *(_share(order, rows) for order in one["orders"]))
     for one in measured["together"]:
-        shown.add_row(f"{one['cells']} cells together", "", *(_share(order, rows) for order in one["orders"]))
+        shown.add_row(f"cells together: {one['cells']}", "", *(_share(order, rows) for order in one["orders"]))
     return shown
 
 
@@ -217,7 +217,7 @@ def finding(measured: Mapping[str, Any]) -> str:
     rows, side = measured["puzzles"], math.isqrt(measured["cells"])
     last = measured["curve"][-1]
     widest = max(
-        ((one["step"], order) for one in measured["curve"] for order in one["orders"]),
+        ((one["step"], order) for one in measured["curve"] for order in one["orders"][1:]),
         key=lambda found: gain(found[1], rows)[0],
     )
     step, order = widest

@@ -132,6 +132,7 @@ def test_run_counts_puzzles_in_every_order(performed):
         assert margin["solved"] - random_order["solved"] == margin["won"] - margin["lost"]
     assert measured["together"][0]["orders"] == measured["curve"][-1]["orders"]
     assert "whose solutions the training has seen, as there are only 288 grids" in named("planning").finding(measured)
+    assert "in the order margin and" in named("planning").finding(measured)
     assert named("planning").table(measured).row_count == 4
 
 
