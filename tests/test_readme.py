@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness_tasks import rows, write_task
+from small_experiments import SMALL as SMALL_EXPERIMENTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SMALL_SFT = ["steps=2", "batch_size=4", "optim.warmup=0", "optim.decay=1"]
@@ -58,10 +59,9 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
-    extra["experiment"] = ["vocabulary=50", "draws=100", "canvas_draws=20000"]
     extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 20
+    assert len(commands) == 29
     Path("tasks").mkdir()
     write_task(Path("tasks"), "mine", "choice", rows(3))
     Path("web").mkdir()
@@ -77,7 +77,8 @@ def test_commands_run_in_order(quickstart, monkeypatch):
             command += ["--max-bytes", "300000"]
         if command[:2] == ["prepare", "instructions"]:
             command += ["--count", "5"]
-        llada(monkeypatch, *command, *extra[command[0]])
+        small = SMALL_EXPERIMENTS[command[1]] if command[0] == "experiment" else extra[command[0]]
+        llada(monkeypatch, *command, *small)
 
 
 def test_files_and_links_that_the_readme_names_exist():

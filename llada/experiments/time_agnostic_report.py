@@ -1,0 +1,201 @@
+"""What the experiment without time has measured, as a table, in words and as a figure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from rich.table import Table
+
+from llada.eval.intervals import Z, wilson
+from llada.experiments.figures import COLOURS, panels
+from llada.experiments.loss_noise import relative
+
+WEIGHTS = {"elbo": "weight 1/t", "uniform": "no weight"}  # objective → how it is called
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds of one rate, and their standard errors."""
+    found: dict[str, Any] = {"rate": runs[0]["rate"], "runs": len(runs)}
+    shares = [run["valid"] / run["samples"] for run in runs]
+    for name, values in (("bound", [run["bound"] for run in runs]), ("valid", shares)):
+        found |= {name: float(np.mean(values)), f"{name}_stderr": float(np.std(values, ddof=1) / math.sqrt(len(runs)))}
+    return found
+
+
+def by_rate(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The summary of each rate, ascending."""
+    return [summary([run for run in runs if run["rate"] == rate]) for rate in sorted({run["rate"] for run in runs})]
+
+
+def best(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the rates, the one with the lowest bound."""
+    return min(by_rate(runs), key=lambda found: found["bound"])
+
+
+def difference(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[float, float]:
+    """By how much the bound is higher without a weight, over pairs of one rate and seed, with its standard error.
+
+    The two of a pair begin with the same weights and see the same rows and masks.
+    """
+    pairs = zip(runs["uniform"], runs["elbo"], strict=True)
+    differences = [plain["bound"] - weighted["bound"] for plain, weighted in pairs]
+    return float(np.mean(differences)), float(np.std(differences, ddof=1) / math.sqrt(len(differences)))
+
+
+def table(measured: Mapping[str, Any]) -> Table:
+    """The three parts under each other."""
+    shown = Table("", "", "", "", "")
+    signal = float(np.mean([one["signal"] for one in measured["noise"]]))
+    shown.add_row("masks", "loss, nats per token", "its deviation", "gradient: covariance / squared norm", style="bold")
+    for one in measured["noise"]:
+        deviation, stderr = math.sqrt(one["variance"]), one["variance_stderr"] / (2 * math.sqrt(one["variance"]))
+        ratio = f"{one['trace'] / signal:.2f} ± {one['trace_stderr'] / signal:.2f}" if signal > 0 else "only noise"
+        shown.add_row(one["masking"], f"{one['loss']:.3f}", f"{deviation:.4f} ± {stderr:.4f}", ratio)
+    shown.add_section()
+    shown.add_row("sampler", "evaluations", "with a token", "valid", "worth so many grids", style="bold")
+    for name, samples in (("random order", measured["by_token"]), ("ancestral", measured["by_time"])):
+        for one in samples:
+            needed = one.get("needed", one["evaluations"])
+            evaluations = (f"{one['evaluations']:.1f}", f"{needed:.1f}")
+            shown.add_row(f"{name}, {one['steps']} steps", *evaluations, _share(one), _worth(one))
+    shown.add_section()
+    shown.add_row("loss", "learning rate", "bound, nats per grid", "valid", "runs", style="bold")
+    for objective, name in WEIGHTS.items():
+        for one in by_rate(measured["runs"][objective]):
+            bound = f"{one['bound']:.3f} ± {one['bound_stderr']:.3f}"
+            valid = f"{one['valid']:.1%} ± {one['valid_stderr']:.1%}"
+            shown.add_row(name, f"{one['rate']:g}", bound, valid, str(one["runs"]))
+    return shown
+
+
+def _share(one: Mapping[str, Any]) -> str:
+    low, high = wilson(one["valid"], one["samples"])
+    return f"{one['valid'] / one['samples']:.1%} ({low:.1%}–{high:.1%})"
+
+
+def _worth(one: Mapping[str, Any]) -> str:
+    if not one["worth"]:
+        return ""
+    same = one["valid"] * (one["valid"] - 1) / 2 / one["worth"]  # pairs, nearly Poisson
+    return f"{one['worth']:.0f} ± {one['worth'] / math.sqrt(same):.0f}"
+
+
+def finding(measured: Mapping[str, Any]) -> str:
+    """One sentence for each part, with two standard errors."""
+    losses, gradients = (relative(measured["noise"], name)[-1] for name in ("variance", "trace"))
+    one, whole = (max(measured[key], key=lambda found: found["steps"]) for key in ("by_token", "by_time"))
+    equal = min(measured["by_time"], key=lambda found: abs(found["evaluations"] - one["evaluations"]))
+    weighted, plain = (best(measured["runs"][objective]) for objective in WEIGHTS)
+    mean, stderr = difference(measured["runs"])
+    return (
+        f"With exact, stratified counts the loss of a batch deviates {losses[0]:.2f} ± {2 * losses[1]:.2f} times as "
+        f"much as with 1/t and independent t, its gradient {gradients[0]:.2f} ± {2 * gradients[1]:.2f} times"
+        f"{_unless_shown(gradients[0] - 1, gradients[1])}. Of grids "
+        f"sampled cell by cell in {one['evaluations']:.0f} evaluations {_valid(one)} are valid, with time in steps "
+        f"{_valid(equal)} after {equal['evaluations']:.1f} evaluations and {_valid(whole)} after "
+        f"{whole['evaluations']:.1f} ({whole['needed']:.1f}, were those skipped that reveal nothing). At the best "
+        f"rates the weight 1/t reaches {_reached(weighted)}, no weight {_reached(plain)} ({weighted['runs']} runs "
+        f"each; no bound is below {measured['entropy']:.2f}). Over all {len(measured['runs']['elbo'])} pairs of runs "
+        f"with one rate and seed, the bound is {mean:+.2f} ± {2 * stderr:.2f} nats without a weight"
+        f"{_unless_shown(mean, stderr)}."
+    )
+
+
+def _unless_shown(value: float, stderr: float) -> str:
+    return ", which shows no difference" if abs(value) < 2 * stderr else ""
+
+
+def _reached(one: Mapping[str, Any]) -> str:
+    return (
+        f"a bound of {one['bound']:.2f} ± {2 * one['bound_stderr']:.2f} nats per grid and {one['valid']:.1%} ± "
+        f"{2 * one['valid_stderr']:.1%} valid samples"
+    )
+
+
+def _valid(one: Mapping[str, Any]) -> str:
+    share = one["valid"] / one["samples"]
+    return f"{share:.1%} ± {2 * math.sqrt(share * (1 - share) / one['samples']):.1%}"
+
+
+def draw(measured: Mapping[str, Any]) -> Figure:
+    """Noise by masking, valid samples by evaluations, and both goods by weight. Intervals are of 95 %."""
+    figure, (left, middle, right) = panels(3)
+    _draw_noise(left, measured["noise"])
+    _draw_samplers(middle, measured)
+    _draw_runs(right, measured)
+    return figure
+
+
+def _draw_noise(axis: Axes, noise: Sequence[Mapping[str, Any]]) -> None:
+    for number, (name, label) in enumerate((("variance", "loss of a batch"), ("trace", "its gradient"))):
+        shares = relative(noise, name)
+        places = [place + (number - 0.5) * 0.38 for place in range(len(noise))]
+        axis.bar(
+            places,
+            [share for share, _ in shares],
+            0.36,
+            yerr=[Z * stderr for _, stderr in shares],
+            capsize=3,
+            color=COLOURS[number],
+            label=label,
+        )
+    axis.set_xticks(range(len(noise)), [one["masking"].replace(", ", ",\n") for one in noise], fontsize=8)
+    axis.set(ylabel="standard deviation, of the first one", title="Noise of a training step")
+    axis.legend()
+
+
+def _draw_samplers(axis: Axes, measured: Mapping[str, Any]) -> None:
+    for number, (key, counted, label) in enumerate(
+        (
+            ("by_token", "evaluations", "random order, equal shares"),
+            ("by_time", "evaluations", "ancestral, steps of time"),
+            ("by_time", "needed", "the same, empty steps skipped"),
+        )
+    ):
+        found = sorted(measured[key], key=lambda one: one[counted])
+        style = {"fmt": ("o-", "s-", "s:")[number], "color": COLOURS[(0, 1, 1)[number]], "markersize": 4, "capsize": 2}
+        axis.errorbar([one[counted] for one in found], *_shares(found), label=label, **style)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.set(
+        xlabel="network evaluations of a sample",
+        ylabel="valid grids, %",
+        title="Sampling at temperature 1",
+    )
+    axis.legend(fontsize=8)
+
+
+def _draw_runs(axis: Axes, measured: Mapping[str, Any]) -> None:
+    """Each run is a point, so that what two weights share is seen beside what runs differ by."""
+    for number, (objective, name) in enumerate(WEIGHTS.items()):
+        runs = measured["runs"][objective]
+        for shape, rate in enumerate(sorted({run["rate"] for run in runs})):
+            some = [run for run in runs if run["rate"] == rate]
+            axis.errorbar(
+                [run["bound"] for run in some],
+                *_shares(some),
+                [Z * run["bound_stderr"] for run in some],
+                fmt="osD^v"[shape % 5],
+                markersize=5,
+                color=COLOURS[number],
+                label=f"{name}, learning rate {rate:g}",
+            )
+    axis.axvline(measured["entropy"], color="0.4", linestyle="--", linewidth=1, label="exact: log 288")
+    axis.set(
+        xlabel="bound on -log p, nats per grid",
+        ylabel="valid grids, %",
+        title=f"Runs of {measured['steps']} steps, sampled cell by cell",
+    )
+    axis.legend(fontsize=8, loc="lower left")
+
+
+def _shares(found: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """Valid samples in per cent, and how far their intervals reach below and above."""
+    shares = [100 * one["valid"] / one["samples"] for one in found]
+    limits = [wilson(one["valid"], one["samples"]) for one in found]
+    below = [share - 100 * limit.low for share, limit in zip(shares, limits, strict=True)]
+    return shares, [below, [100 * limit.high - share for share, limit in zip(shares, limits, strict=True)]]
