@@ -144,20 +144,21 @@ def _end_to_end() -> Iterator[Finding]:
     import torch
 
     import llada
-    from llada.data.tokenizer import SMALLEST_VOCABULARY, encode, train_tokenizer
+    from llada.data.tokenizer import SMALLEST_VOCABULARY, SPECIAL_TOKENS, encode, train_tokenizer
     from llada.train.optim import adamw
 
     text = "every token of this text is masked and told again "
     tokenizer = train_tokenizer([text], SMALLEST_VOCABULARY)
     x0 = torch.tensor([encode(tokenizer, text)])
+    mask, eos = (SPECIAL_TOKENS.index(token) for token in (SPECIAL_TOKENS.mask, SPECIAL_TOKENS.eos))  # their ids
     config = llada.LLaDAConfig(
         d_model=32,
         n_layers=2,
         n_heads=2,
         mlp_hidden_size=64,
         vocab_size=len(tokenizer),
-        mask_token_id=tokenizer.mask_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        mask_token_id=mask,
+        eos_token_id=eos,
         max_sequence_length=128,
     )
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
@@ -168,7 +169,7 @@ def _end_to_end() -> Iterator[Finding]:
             group["lr"] = 1e-2
         losses = []
         for step in range(60):
-            noised = llada.forward_process(x0.expand(16, -1), config.mask_token_id, generator=_seeded(step))
+            noised = llada.forward_process(x0.expand(16, -1), mask, generator=_seeded(step))
             loss = llada.elbo_loss(model(noised.xt).logits, x0.expand(16, -1), noised, lengths=x0.shape[1])
             loss.backward()
             optimizer.step()
@@ -183,7 +184,7 @@ def _end_to_end() -> Iterator[Finding]:
         yield _whether(same, "saving", "a model that is saved and loaded predicts the same, bit for bit")
     prompt = x0[:, :10]
     out = llada.generate(loaded, prompt, sampler=llada.SamplerConfig(gen_length=8))
-    filled = bool((out.sequences[:, 10:] != config.mask_token_id).all())
+    filled = bool((out.sequences[:, 10:] != mask).all())
     yield _whether(filled and int(out.forward_passes) == 8, "sampling", "8 tokens in 8 forward passes")
     bound = llada.log_likelihood(loaded, prompt[0].tolist(), x0[0, 10:].tolist(), 16)
     yield _whether(

@@ -112,7 +112,7 @@ RULES = {
     "llada.experiments": rule(
         "torch numpy transformers tqdm matplotlib rich pydantic",
         "llada.__version__ llada.config llada.durable llada.experiments llada.data llada.model llada.sampling "
-        "llada.train llada.eval",
+        "llada.train llada.eval llada.show",
     ),
     # traces as text, pages and pictures
     "llada.show": rule("torch transformers", "llada.show llada.sampling"),

@@ -43,7 +43,7 @@ class Settings(ChainSettings):
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers and tokens per second of every sampler, and of the autoregressive model."""
     pairs, models = conversations(settings.lesson), folder.parent / "models"
-    masked, causal = (make(pairs, settings.lesson.recipe, models) for make in (student, baseline))
+    masked, causal = student(pairs, settings.lesson.recipe, models), baseline(pairs, settings.lesson.recipe, models)
     task = questions(settings.lesson, settings.questions, pairs)
     lines = settings.samplers
     samplers = {(name, n): settings.sampler(fields) for name, line in lines.items() for n, fields in enumerate(line)}

@@ -11,7 +11,6 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from pydantic import Field, model_validator
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +23,7 @@ from llada.experiments.experiment import Experiment
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generation_states
 from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
+from llada.show.picture import boxes, lines_of
 
 
 class Settings(ChainSettings):
@@ -68,7 +68,7 @@ def _shown(trace: Trace, row: int, start: int, tokenizer: PreTrainedTokenizerBas
     of_row = (trace.row == row) & (trace.kind != Kind.REMASKED)
     steps = torch.zeros(len(ids), dtype=torch.long)
     steps[trace.position[of_row] - start] = trace.step[of_row] + 1
-    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS.eot)}
+    ends = tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eos, SPECIAL_TOKENS.eot])
     return {"tokens": ["" if token in ends else tokenizer.decode([token]) for token in ids], "steps": steps.tolist()}
 
 
@@ -97,24 +97,18 @@ def _share(values: Sequence[float]) -> str:
 def draw(measured: Mapping[str, Any]) -> Figure:
     """One answer by each sampler, every token in the colour of its step; a dot is an end of turn or of sequence."""
     samplers = measured["samplers"]
-    across = 32
-    canvas = len(next(iter(samplers.values()))["steps"])
-    lines = math.ceil(canvas / across)
-    figure = Figure(figsize=(9.2, 0.7 + len(samplers) * (0.45 + 0.27 * lines)), layout="constrained")
+    texts = {
+        name: ["·" if text == "" else text.replace(" ", "␣") for text in one["tokens"]]
+        for name, one in samplers.items()
+    }
+    norm = Normalize(1, max(max(one["steps"]) for one in samplers.values()))
+    height = sum(0.45 + 0.27 * lines_of(text) for text in texts.values())
+    figure = Figure(figsize=(9.2, 0.7 + height), layout="constrained")
     figure.suptitle(measured["prompt"], fontsize=10, family="monospace")
-    colours, norm = colormaps["viridis"], Normalize(1, max(max(one["steps"]) for one in samplers.values()))
     axes = [figure.add_subplot(len(samplers), 1, number + 1) for number in range(len(samplers))]
     for axis, (name, one) in zip(axes, samplers.items(), strict=True):
-        for place, (token, step) in enumerate(zip(one["tokens"], one["steps"], strict=True)):
-            y, x = divmod(place, across)
-            colour = colours(norm(step))
-            axis.add_patch(Rectangle((x, y), 0.94, 0.9, color=colour))
-            dark = sum(colour[:3]) < 1.4
-            written = {"": "·", " ": "␣"}.get(token, token)
-            axis.text(x + 0.47, y + 0.47, written, ha="center", va="center", color="white" if dark else "black")
-        axis.set(xlim=(0, across), ylim=(lines, 0), xticks=[], yticks=[])
+        boxes(axis, texts[name], [colormaps["viridis"](norm(step)) for step in one["steps"]])
         axis.set_title(name, loc="left", fontsize=9)
-        axis.set_frame_on(False)
     figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="step that fixed the token", shrink=0.8)
     return figure
 

@@ -114,9 +114,10 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers of both models, in both directions, for both kinds of facts."""
     known = facts(settings)
     pairs = lesson(settings, known)
-    masked, causal = (make(pairs, settings.recipe, folder / "models") for make in (student, baseline))
+    models = folder / "models"
+    masked, causal = student(pairs, settings.recipe, models), baseline(pairs, settings.recipe, models)
     sampler = SamplerConfig(gen_length=settings.gen_length)
-    models: dict[str, Callable[[list[Any]], list[Any]]] = {
+    replies: dict[str, Callable[[list[Any]], list[Any]]] = {
         "LLaDA": lambda prompts: answer(masked.model, masked.tokenizer, prompts, sampler),
         "autoregressive": lambda prompts: answer_autoregressively(
             causal.model, causal.tokenizer, prompts, settings.gen_length
@@ -127,7 +128,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         "compute": [one.log["flops"] for one in (masked, causal)],
         "right": [
             {"model": model, "facts": kind, "direction": direction} | _count(reply, pairs)
-            for model, reply in models.items()
+            for model, reply in replies.items()
             for kind, direction, pairs in _tests(settings, known)
         ],
     }

@@ -51,8 +51,9 @@ class Settings(Schema):
     def config(self, kind: str, size: str, data: Path, folder: Path) -> PretrainConfig:
         """The run of a model of this kind and size."""
         own = self.autoregressive | {"objective": "autoregressive"} if kind == "autoregressive" else self.masked
-        model = self.model | self.sizes[size]
-        return PretrainConfig(data=str(data), output=str(folder / f"{kind}-{size}"), model=model, **self.training | own)
+        files = {"data": str(data), "output": str(folder / f"{kind}-{size}")}
+        values: dict[str, Any] = {**self.training, **own, **files, "model": self.model | self.sizes[size]}
+        return PretrainConfig(**values)
 
 
 class Fit(NamedTuple):

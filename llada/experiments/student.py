@@ -36,7 +36,8 @@ class Recipe(Schema):
     def of(self, *, causal: bool, **files: str) -> SFTConfig:
         """The configuration of one of the two."""
         own = self.autoregressive | {"objective": "autoregressive"} if causal else self.masked
-        return SFTConfig(**files, **self.training | own)
+        values: dict[str, Any] = {**self.training, **own, **files}
+        return SFTConfig(**values)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:

@@ -203,12 +203,11 @@ class Recorder:
         """Of the states that went by so far. This is where the changes come to the CPU."""
         B = self._start.shape[0]
         counts = torch.tensor([len(change[0]) for change in self._changes], dtype=torch.long)
-        real = {"dtype": torch.float64}
         none = (
             *[torch.zeros(0, dtype=torch.long)] * 4,
-            torch.zeros(0, **real),
+            torch.zeros(0, dtype=torch.float64),
             torch.zeros(0, 0, dtype=torch.long),
-            torch.zeros(0, 0, **real),
+            torch.zeros(0, 0, dtype=torch.float64),
         )
         row, position, token, kind, probability, alternatives, alternative_probability = (
             torch.cat(column).cpu() for column in zip(*(self._changes or [none]), strict=True)

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def boxes(axis: Axes, texts: Sequence[str], colours: Sequence[Any]) -> None:
         if x + width > ACROSS:
             x, y = 0.0, y + 1
         axis.add_patch(Rectangle((x, y), width - 0.12, 0.86, facecolor=colour, edgecolor="none"))
-        r, g, b, *_ = axis.patches[-1].get_facecolor()
+        r, g, b, _ = to_rgba(colour)
         dark = 0.299 * r + 0.587 * g + 0.114 * b < 0.5
         axis.text(x + width / 2, y + 0.45, text, ha="center", va="center", family="monospace", fontsize=8,
                   color="white" if dark else "black", parse_math=False)  # fmt: skip
@@ -51,7 +51,7 @@ def boxes(axis: Axes, texts: Sequence[str], colours: Sequence[Any]) -> None:
 def order_figure(tokenizer: PreTrainedTokenizerBase, frame: Frame, title: str = "") -> Figure:
     """Every token in the colour of the step that fixed it; grey: what was given, dark: [MASK]."""
     norm = Normalize(1, max(2, *frame.revealed_at))
-    figure = Figure(figsize=(9.6, max(1.9, 0.9 + 0.26 * _lines(written(tokenizer, frame)))), layout="constrained")
+    figure = Figure(figsize=(9.6, max(1.9, 0.9 + 0.26 * lines_of(written(tokenizer, frame)))), layout="constrained")
     axis = figure.add_subplot()
     boxes(axis, written(tokenizer, frame), [_colour(frame, place, norm) for place in range(len(frame.ids))])
     axis.set_title(title, fontsize=9, loc="left")
@@ -64,7 +64,7 @@ def animate(
 ) -> None:
     """Write the frames as an animation, a GIF or a WebP by the path's suffix; the last one stays for two seconds."""
     norm = Normalize(1, max(2, *shown[-1].revealed_at))
-    lines = max(_lines(written(tokenizer, frame)) for frame in shown)
+    lines = max(lines_of(written(tokenizer, frame)) for frame in shown)
     figure = Figure(figsize=(9.0, 0.5 + 0.26 * lines), dpi=90)
     axis = figure.add_axes((0.01, 0.02, 0.98, 0.88))
 
@@ -80,7 +80,8 @@ def animate(
     animation.save(str(path), writer=PillowWriter(fps=frames_per_second))  # pyright: ignore[reportArgumentType]
 
 
-def _lines(texts: Sequence[str]) -> int:
+def lines_of(texts: Sequence[str]) -> int:
+    """So many lines `boxes` takes for them."""
     x, lines = 0.0, 1
     for text in texts:
         width = max(1.0, len(text) * 0.9) + 0.6

@@ -26,7 +26,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], hidden: Seque
     written = 0  # of them, have their text
     for place, (token, masked) in enumerate(zip(ids, hidden, strict=True)):
         if masked or token in special:
-            found.append(Piece("" if masked else tokenizer.decode([token]), special=not masked))
+            found.append(Piece("" if masked else str(tokenizer.decode([token])), special=not masked))
             run, written = [], 0
             continue
         run.append(token)

@@ -122,7 +122,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise FileNotFoundError(f"{folder} has no {_CONFIG}, so it is not the folder of an adapter")
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-    inject_adapter_in_model(LoraConfig.from_pretrained(folder), model, _NAME)
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), model, _NAME)
     tensors = {name.removeprefix(_PREFIX): value for name, value in read_adapter(folder).items()}
     outcome = set_peft_model_state_dict(model, tensors, _NAME)
     unread = list(outcome.unexpected_keys)

@@ -140,18 +140,27 @@ def training_flops(
 
 
 def activation_bytes(
-    config: PreTrainedConfig, tokens: int, *, half: bool = False, recompute: bool = False, adapted: int = 0
+    config: PreTrainedConfig,
+    tokens: int,
+    *,
+    half: bool = False,
+    recompute: bool = False,
+    adapted: int = 0,
+    documents: int = 0,
 ) -> int:
     """Bytes that autograd keeps of the blocks for a backward pass over so many tokens, without padding.
 
     `half`: matrices in bfloat16 under autocast, beside their float32 masters; `recompute`: gradient checkpointing, so
     one block at a time and the inputs of all; `adapted`: the ranks of a block's adapters together, at the most, which
-    is where all projections have one.
+    is where all projections have one; `documents`: the length of rows in which each sees its own document, by a mask
+    that every block keeps as numbers, with keys and values repeated for all heads.
     """
     d, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     kv = config.num_key_value_heads * d // heads
     wide, narrow = (4 * d + heads + 2, 7 * d + 2 * kv + 4 * f) if half else (8 * d + 2 * kv + 4 * f + heads + 2, 0)
     block = 4 * wide + 2 * narrow
+    if documents:
+        block += (2 if half else 4) * (documents + 2 * (d - kv))
     if adapted:  # the frozen norms keep nothing; in half precision attention's result is there twice
         block += 2 * adapted - 6 * d if half else 4 * adapted - 8 * d
     return tokens * (block + 4 * d * (config.num_hidden_layers - 1) if recompute else block * config.num_hidden_layers)
@@ -187,6 +196,7 @@ def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int,
     tokens = rows * length
     recompute = config.gradient_checkpointing
     adapted = 0 if (lora := lora_of(config)) is None else lora.rank * len(lora.targets)
+    masks = isinstance(config, PretrainConfig) and (config.document_mask or config.split > 0)
     memory = {
         "weights": 4 * parameters // shares,
         "gradients": 4 * trained // shares,
@@ -195,7 +205,9 @@ def _memory(config: TrainConfig, model: PreTrainedModel, rows: int, length: int,
         "average": 4 * (trained if shares == 1 else parameters) // shares if config.ema is not None else 0,
         "gathered weights": 2 * 4 * (block + outside) if shares > 1 else 0,  # used and fetched ahead
         "half-precision copies": 2 * (parameters if shares == 1 else block + outside) if half else 0,
-        "activations": activation_bytes(model.config, tokens, half=half, recompute=recompute, adapted=adapted),
+        "activations": activation_bytes(
+            model.config, tokens, half=half, recompute=recompute, adapted=adapted, documents=length if masks else 0
+        ),
         "logits": _head_bytes(model, tokens, half),  # every position may be asked
     }
     return {name: size for name, size in memory.items() if size}

@@ -13,14 +13,16 @@ SIZES = {"d_model": 48, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "mlp_hidde
 B, L = 4, 32
 
 
-def loss_of(model, masked: torch.Tensor) -> torch.Tensor:
-    logits = model(torch.ones(B, L, dtype=torch.long), logits_at=masked).logits
+def loss_of(model, masked: torch.Tensor, *, documents: bool = False) -> torch.Tensor:
+    document = torch.arange(L).expand(B, -1) // 8
+    mask = (document[:, :, None] == document[:, None, :])[:, None] if documents else None
+    logits = model(torch.ones(B, L, dtype=torch.long), attention_mask=mask, logits_at=masked).logits
     return F.cross_entropy(logits.float(), torch.ones(len(masked), dtype=torch.long))
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_what_autograd_keeps(half, recompute):
+@pytest.mark.parametrize(("recompute", "documents"), [(False, False), (False, True), (True, False)])
+def test_activations_are_what_autograd_keeps(half, recompute, documents):
     """Between models of three blocks and of one, so that embedding and head cancel."""
     kept = []
     for layers in (3, 1):
@@ -41,11 +43,10 @@ def test_activations_are_what_autograd_keeps(half, recompute):
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=half),
         ):
-            loss_of(model, torch.arange(0, B * L, 2))
+            loss_of(model, torch.arange(0, B * L, 2), documents=documents)
         kept.append(sum(size for pointer, (size, _) in storages.items() if pointer not in weights))
-    expected = [
-        activation_bytes(tiny(**SIZES | {"n_layers": n}).config, B * L, half=half, recompute=recompute) for n in (3, 1)
-    ]
+    how = {"half": half, "recompute": recompute, "documents": L if documents else 0}
+    expected = [activation_bytes(tiny(**SIZES | {"n_layers": n}).config, B * L, **how) for n in (3, 1)]
     assert kept[0] - kept[1] == expected[0] - expected[1]
 
 
