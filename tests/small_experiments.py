@@ -1,7 +1,25 @@
 """Overrides with which an experiment takes a second."""
 
+import json
+
+from lessons import LESSON, RECIPE
+
+CHAINS = [f"lesson={json.dumps(LESSON)}", "questions=2"]
+SCALED = {"length": 16, "steps": 3, "batch_size": 2, "evaluate_every": 1, "evaluate_rows": 4}
+OPTIM = '{"masking": "count", "optim": {"learning_rate": 0.01}}'
 MODEL = "model={d_model: 16, n_layers: 1, n_heads: 2, mlp_hidden_size: 32}"
 SMALL = {
+    **{name: [*CHAINS, "gen_length=16", "samplers={a: {block_length: 8}}"] for name in ("samplers", "order")},
+    "steps": [*CHAINS, "gen_length=16", "steps=[2]", "samplers={a: {}}", "thresholds=[0.9]"],
+    "length": [*CHAINS, "gen_lengths=[4]", "samplers={a: {}}"],
+    "guidance": [*CHAINS, "gen_length=4", "scales=[0.5]", "samplers={a: {}}"],
+    "efficiency": [*CHAINS, "gen_length=4", "samplers={a: [{steps: 2}]}"],
+    "reversal": ["facts=6", f"recipe={json.dumps(RECIPE)}"],
+    "scaling": [
+        *("max_bytes=300000", "model={n_layers: 1, n_heads: 1, mlp_hidden_size: 16}"),
+        *("sizes={a: {d_model: 8}, b: {d_model: 16}}", f"training={json.dumps(SCALED)}", f"masked={OPTIM}"),
+        "autoregressive={optim: {learning_rate: 0.01}}",
+    ],
     "precision": ["vocabulary=50", "draws=100", "canvas_draws=20000"],
     "planning": [
         *("box=[2, 2]", "grids=null", "givens=8", "puzzles=30", MODEL, "batch_size=8", "optim.warmup=0"),

@@ -1,5 +1,6 @@
 """Every snippet of the README runs, in order, on models that are trained here for a moment."""
 
+import io
 import json
 import re
 import shlex
@@ -58,10 +59,12 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
+    extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor")}
+    monkeypatch.setattr("sys.stdin", io.StringIO("How many words: a b\n"))  # for chat
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 29
+    assert len(commands) == 37
     Path("tasks").mkdir()
     write_task(Path("tasks"), "mine", "choice", rows(3))
     Path("web").mkdir()
