@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from console import llada
 from harness_tasks import KINDS, write_task, write_tasks
+from lm_eval.tasks import TaskManager
 from processes import finish, run, start_all, wait_until
 
+from llada.eval import evaluation
 from llada.eval.responses import Responses
 
 pytestmark = pytest.mark.usefixtures("undescribed_machine")
@@ -169,9 +172,20 @@ def test_an_error_of_the_first_process_alone_ends_all(given, tmp_path):
     assert "task empty, document 0: the answer is empty" in (tmp_path / "printed").read_text()
 
 
+@pytest.mark.parametrize(("tasks", "message"), [("nothing", "unknown task 'nothing'"), ("choice", "is a file; name a")])
+def test_what_the_first_process_refuses_ends_all(tasks, message, given, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "TaskManager", partial(TaskManager, include_defaults=False))  # to index all is slow
+    (tmp_path / "out").write_text("precious")
+    given = [*given[: given.index("--tasks") + 1], tasks, *OPTIONS]
+    children = start_all(evaluating(given, tmp_path / "out"), tmp_path / "printed", 2)
+    assert [finish(child) for child in children] == [2, 2]
+    assert (tmp_path / "printed").read_text().count(message) == 2
+    assert (tmp_path / "out").read_text() == "precious"
+
+
 @pytest.mark.slow
 def test_torchrun_starts_it(given, alone, tmp_path):
-    started = ["--nproc_per_node", 2, "--master_port", 0, "--no-python", sys.executable, "-c"]
+    started = ["--standalone", "--nproc_per_node", 2, "--no-python", sys.executable, "-c"]
     command = [sys.executable, "-m", "torch.distributed.run", *started, "from llada.cli import main; main()", *given]
     told = subprocess.run(
         [*map(str, command), "--output", tmp_path / "out"], capture_output=True, text=True, timeout=300
