@@ -84,7 +84,7 @@ RULES = {
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),
     "llada.eval.checks": rule(),
     "llada.eval.metrics": rule(),
-    "llada.eval.presets": rule("pydantic", "llada.config llada.sampling"),
+    "llada.eval.presets": rule("pydantic", "llada.config llada.eval.arguments llada.sampling"),
     "llada.eval.evaluation": rule("transformers lm_eval jinja2", "llada.durable llada.eval llada.model"),
     "llada.eval.intervals": rule(),
     "llada.eval.choice": rule(ours="llada.eval.intervals"),
@@ -104,6 +104,7 @@ RULES = {
     "llada.eval.processes": rule("torch accelerate transformers", "llada.eval.arguments llada.model"),
     "llada.eval.contenders": rule("torch transformers", "llada.data.tokenizer llada.eval llada.model"),
     "llada.eval.__main__": rule("lm_eval", "llada.eval.harness"),
+    "llada.eval.check_metrics": rule("lm_eval", "llada.eval.checks"),
     "llada.eval.crew": rule("tqdm transformers", "llada.eval llada.model"),
     # the adapter to lm-evaluation-harness, and what is done with it
     "llada.eval.harness": rule(

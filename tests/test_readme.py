@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from harness_tasks import rows, write_task
 from small_experiments import SMALL as SMALL_EXPERIMENTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -62,11 +61,14 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor")}
     monkeypatch.setattr("sys.stdin", io.StringIO("How many words: a b\n"))  # for chat
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
-    extra["evaluate"] = ["--set", "samples=2", "--set", "sampler.steps=2", "--device", "cpu"]
+    extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
     assert len(commands) == 37
     Path("tasks").mkdir()
-    write_task(Path("tasks"), "mine", "choice", rows(3))
+    (task,) = [block for block in blocks("yaml") if block.startswith("task: mine")]
+    Path("tasks", "mine.yaml").write_text(task)
+    questions = [{"question": f"What is {a} plus 1?", "answer": f"#### {a + 1}"} for a in range(3)]
+    Path("tasks", "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     Path("web").mkdir()
     texts = [{"text": " ".join(f"word {i * k} is new" for k in range(60))} for i in range(80)] + [{"text": ""}]
     Path("web", "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))

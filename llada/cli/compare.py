@@ -2,10 +2,11 @@
 
 import json
 import shlex
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +26,7 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
     device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
     dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
-    results: Annotated[Path | None, typer.Option("--json", help="file for the result and what it is one of")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="file for the result; a killed one goes on")] = None,
 ) -> None:
     """Compare two models: llada compare runs/a/model runs/b/model runs/data/heldout --rows 500 --precision 0.002"""
     from tqdm import tqdm
@@ -37,6 +38,7 @@ def compare(
     from llada.eval.contenders import common_room, load_contender
     from llada.eval.heldout import digest, read_rows
     from llada.eval.processes import Processes
+    from llada.eval.responses import Responses
 
     if results is not None:
         check_folder(results)
@@ -50,12 +52,18 @@ def compare(
         raise ValueError("--samples and --precision have no effect on exact likelihoods; leave them out")
     room = common_room(one, other, length)
     texts = read_rows(data, one.tokenizer, room, rows=rows, raw=raw)
-    how = {"samples": samples or 8, "seed": seed, "batch_size": batch_size}
+    told = {"source": data, "rows": len(texts), "tokens": sum(row.tokens for row in texts), "length": room}
+    told["sha256"] = digest(texts)
+    how: dict[str, Any] = {"samples": samples or 8, "seed": seed}
+    folder = None if results is None else results.with_name(results.name + ".responses")
+    subject = {"first": one.description(), "second": other.description(), "data": told} | how
+    kept = Responses(folder, subject)
     bar = partial(tqdm, unit=" texts", disable=None, leave=False)
-    found = until(compare_rows(one.model, other.model, texts, **how, watch=bar), precision)
+    rounds = compare_rows(one.model, other.model, texts, **how, batch_size=batch_size, watch=bar, kept=kept)
+    found = until(rounds, precision)
     show(one, other, found, precision)
-    if results is not None:
-        told = {"source": data, "rows": len(texts), "tokens": sum(row.tokens for row in texts), "length": room}
-        content = record(one, other, found) | how | {"precision": precision}
-        content |= {"data": told | {"sha256": digest(texts)}, "command": shlex.join(("llada", *sys.argv[1:]))}
+    if results is not None and folder is not None:
+        content = record(one, other, found) | how | {"batch_size": batch_size, "precision": precision}
+        content |= {"data": told, "command": shlex.join(("llada", *sys.argv[1:]))}
         publish_file(results, json.dumps(content, indent=1).encode())
+        shutil.rmtree(folder)

@@ -31,6 +31,7 @@ def evaluate(
 ) -> None:
     """Evaluate: llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval"""
     import os
+    from functools import partial
 
     from rich.console import Console
     from rich.table import Table
@@ -55,8 +56,8 @@ def evaluate(
     if allow_code_execution:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     manager = evaluation.manager_of(chosen.tasks, include_path)
-    evaluation.check_tasks(chosen, manager, allow_code=allow_code_execution)
     processes = Processes(device)
+    processes.first_alone(partial(evaluation.check_tasks, chosen, manager, allow_code=allow_code_execution))
     loaded, tokenizer = load(Source(pretrained=model, dtype=dtype), processes)
     how = {"batch_size": batch_size, "seed": seed, "limit": limit, "allow_code": allow_code_execution}
     command = shlex.join(("llada", *sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -25,11 +25,15 @@ _MOST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"
 _GEN_LENGTH = 256  # tokens, where neither the sampler nor the task says so; what lm_eval takes for other models
 
 
+Precision = Annotated[float, Field(gt=0)]
+
+
 class Settings(Schema):
     """How a model is asked. The sampler's `cfg_scale` is that of likelihoods, too."""
 
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)
     samples: Whole = 128  # network evaluations of a likelihood
+    precision: Precision | None = None  # nats; as many times so many evaluations as bring its standard error down to it
     check_greedy: bool | None = None  # is an answer what greedy decoding gives? None: only where a metric is made of it
     seed: int = 0
     batch_size: Whole = 32  # rows at once; changes nothing but the time

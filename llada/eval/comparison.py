@@ -6,6 +6,7 @@ either value. A causal model has no masks; its likelihood is exact, where that o
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from llada.estimate import Estimate, check_rows, per_token
 from llada.eval.causal import Causal, causal_log_likelihoods
 from llada.eval.heldout import Row
 from llada.eval.likelihood import Masks, combined, enumerable, exact_count, rounds_of_masks, values_under
+from llada.eval.responses import Responses, key_of
 from llada.eval.scoring import Request
 from llada.sampling.predictors import MaskPredictor
 
@@ -53,23 +55,32 @@ def compare(
     *,
     batch_size: int = 32,
     watch: Watch = iter,
+    kept: Responses | None = None,
 ) -> Iterator[list[Paired]]:
     """Each request under both models: after one round of `samples` masks, after two, and so on.
 
     Ends where another round would tell nothing new, as all masks were seen or there are none. Raises as
     `log_likelihood` and `causal_log_likelihoods`.
+
+    Args: kept: where what the models say is kept as soon as it is known, and not asked again.
     """
-    requests, models = list(requests), (first, second)
+    requests, models, kept = list(requests), (first, second), Responses() if kept is None else kept
     exact = [enumerable(request, samples) for request in requests]
     # drawn for each model anew, as all masks of a large file would not fit into memory
     drawn = [[rounds_of_masks(request, samples, seed, exact_count) for request in requests] for _ in models]
     values: list[list[list[Tensor]]] = [[[] for _ in requests] for _ in models]  # of each model, request and round
     unseen = list(range(len(requests)))
-    while True:
-        for model, rounds, of_model in zip(models, drawn, values, strict=True):
-            masks = ((requests[i], next(rounds[i])) for i in watch(unseen))
-            for i, found in zip(unseen, _values(model, masks, batch_size), strict=True):
-                of_model[i].append(found)
+    for number in count():
+        for side, model in enumerate(models):
+            keys = [key_of("compare", (side, number, i)) for i in range(len(requests))]
+            missing = [i for i in unseen if kept.find(keys[i]) is None]
+            for i in {*unseen} - {*missing}:
+                next(drawn[side][i])  # of the masks that were seen, so that the next ones follow
+            masks = ((requests[i], next(drawn[side][i])) for i in watch(missing))
+            for i, found in zip(missing, _values(model, masks, batch_size), strict=True):
+                kept.add(keys[i], {"values": found.tolist()})
+            for i in unseen:
+                values[side][i].append(_kept_values(kept, keys[i]))
         yield [_paired(models, [of_model[i] for of_model in values], exact=exact[i]) for i in range(len(requests))]
         unseen = [i for i in unseen if not exact[i]]
         if not unseen or all(isinstance(model, Causal) for model in models):
@@ -85,11 +96,12 @@ def compare_rows(
     *,
     batch_size: int = 32,
     watch: Watch = iter,
+    kept: Responses | None = None,
 ) -> Iterator[Comparison]:
     """All rows together, per token, round after round as for `compare`. Raises as it and as `over_rows`."""
     check_rows(len(rows))
     requests = [request for row in rows for request in row.requests]
-    for pairs in compare(first, second, requests, samples, seed, batch_size=batch_size, watch=watch):
+    for pairs in compare(first, second, requests, samples, seed, batch_size=batch_size, watch=watch, kept=kept):
         yield over_rows(rows, pairs)
 
 
@@ -97,7 +109,11 @@ def until(found: Iterator[Comparison], precision: float | None) -> Comparison:
     """The first whose difference has a standard error of at most `precision`, None being the first of all.
 
     The last one where there are no more, and one whose error is that of the rows, which more masks do not lessen.
+
+    Raises ValueError for a precision that cannot be reached, which is 0 or less.
     """
+    if precision is not None and precision <= 0:
+        raise ValueError(f"precision={precision:g} must be more than 0, a standard error in nats per token")
     comparison = next(found)
     if precision is not None:
         while comparison.difference.stderr > precision >= comparison.of_rows:
@@ -125,6 +141,12 @@ def over_rows(rows: Sequence[Row], pairs: Sequence[Paired]) -> Comparison:
     of_masks = math.hypot(*(pair.difference.stderr for pair in pairs)) / float(lengths.sum())
     first, second, difference = totals
     return Comparison(first, second, difference, of_masks)
+
+
+def _kept_values(kept: Responses, key: str) -> Tensor:
+    response = kept.find(key)
+    assert response is not None
+    return torch.tensor(response["values"], dtype=torch.float64)
 
 
 def _values(model: Model, masks: Iterator[tuple[Request, Masks]], batch_size: int) -> Iterator[Tensor]:

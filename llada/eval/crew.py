@@ -4,7 +4,6 @@ The first alone reads the tasks, draws their examples, computes their metrics an
 on how many processes there are.
 """
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from llada.eval.arguments import Settings
-from llada.eval.processes import Processes
+from llada.eval.processes import Processes, sendable
 from llada.eval.respond import Kind, answer
 from llada.eval.responses import Response, Responses
 from llada.model.modeling import LLaDAForMaskedLM
@@ -50,7 +49,10 @@ class Crew:
         """
         if work.asked:
             self._processes.broadcast_object(work)
-            for outcome in self._share(work):
+            outcomes, own = self._share(work)
+            if own is not None:
+                raise own
+            for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
                 self.responses.update(outcome)
@@ -61,19 +63,20 @@ class Crew:
         try:
             yield
         except Exception as error:
-            self._processes.broadcast_object(_sendable(error))
+            self._processes.broadcast_object(sendable(error))
             raise
         self._processes.broadcast_object(None)
 
     def serve(self) -> None:
-        """What the other processes do, until the first one has all it wants. Raises what went wrong there."""
+        """What the other processes do, until the first one has all it wants. Raises what it says went wrong."""
+        own: Exception | None = None
         while (told := self._processes.broadcast_object(None)) is not None:
             if isinstance(told, Exception):
-                raise told
-            self._share(told)
+                raise told from own  # which alone says where it was
+            _, own = self._share(told)
 
-    def _share(self, work: Work) -> list[dict[str, Response] | Exception]:
-        """Answer what is this process's; the responses of all processes, or what went wrong, at the first."""
+    def _share(self, work: Work) -> tuple[list[dict[str, Response] | Exception], Exception | None]:
+        """Answer what is this process's: at the first what all found or what went wrong there; what went wrong here."""
         mine = dict(list(work.asked.items())[self._processes.rank :: self._processes.count])
         shown = self._watched and self._processes.rank == 0
         found: dict[str, Response] = {}
@@ -89,15 +92,4 @@ class Crew:
                 answer(work.kind, self.model, self.tokenizer, mine, work.settings, keep)
             except Exception as error:
                 own = error
-        outcomes = self._processes.gather_object(found if own is None else _sendable(own))
-        if own is not None and self._processes.rank == 0:
-            raise own
-        return outcomes
-
-
-def _sendable(error: Exception) -> Exception:
-    """The error, or another that says the same where it cannot be sent to another process."""
-    try:
-        return pickle.loads(pickle.dumps(error))
-    except Exception:
-        return (ValueError if isinstance(error, ValueError) else RuntimeError)(f"{type(error).__name__}: {error}")
+        return self._processes.gather_object(found if own is None else sendable(own)), own

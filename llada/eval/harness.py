@@ -1,7 +1,8 @@
 """LLaDA as a model of lm-evaluation-harness: likelihoods by the bound, texts by any sampler.
 
-Importing this registers it under the name `llada`. Every response is a function of the settings and of what was asked:
-not of the batch size, the order of requests or the number of processes, up to rounding.
+Importing this registers it under the names `llada` and, as the original, `llada_dist`, and our checks as metrics. Every
+response is a function of the settings and of what was asked: not of the batch size, the order of requests or the number
+of processes, up to rounding.
 """
 
 import logging
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.data.tokenizer import encode
 from llada.eval.arguments import Settings, read_arguments, read_gen_kwargs
+from llada.eval.check_metrics import register_checks
 from llada.eval.crew import Crew, Work
 from llada.eval.processes import Processes, load
 from llada.eval.respond import Pair, Prompt
@@ -195,4 +197,5 @@ def _named(one: Instance) -> Iterator[None]:
         raise ValueError(f"task {one.task_name}, document {one.doc_id}: {error}") from error
 
 
-register_model("llada")(LLaDAHarness)  # not as a decorator, which would hide its parameters from type checkers
+register_model("llada", "llada_dist")(LLaDAHarness)  # as a decorator it would hide its parameters from type checkers
+register_checks()

@@ -119,11 +119,30 @@ def log_likelihoods(
     samples: int = 128,
     seed: int = 0,
     *,
+    precision: float | None = None,
+    max_samples: int = 8192,
     estimator: Estimator = exact_count,
     batch_size: int = 32,
     cfg_scale: float = 0.0,
 ) -> Iterator[Estimate]:
-    """`log_likelihood` of many requests, which share batches; the same values up to rounding."""
+    """`log_likelihood` of many requests, which share batches; the same values up to rounding.
+
+    With a precision they do not, as each then has to be seen before it is known how much of it is asked.
+    """
+    if precision is not None:
+        for request in requests:
+            yield log_likelihood(
+                model,
+                *request,
+                samples,
+                seed,
+                precision=precision,
+                max_samples=max_samples,
+                estimator=estimator,
+                batch_size=batch_size,
+                cfg_scale=cfg_scale,
+            )
+        return
     requests = list(requests)
     masks = ((request, next(rounds_of_masks(request, samples, seed, estimator))) for request in requests)
     values = values_under(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
@@ -148,11 +167,13 @@ def rolling_log_likelihood(
     samples: int = 128,
     seed: int = 0,
     *,
+    precision: float | None = None,
     batch_size: int = 32,
 ) -> Estimate:
     """A lower bound on log p of a long document: windows of tokens, each given up to `context` tokens before it.
 
-    Every token is scored once, in its window; the sum is a bound for the model that writes window after window.
+    Every token is scored once, in its window; the sum is a bound for the model that writes window after window. A
+    precision is that of the sum, to which all windows contribute alike.
     """
     tokens = torch.as_tensor(document)
     if window < 1 or context < 0:
@@ -161,7 +182,8 @@ def rolling_log_likelihood(
     requests = [request_of(tokens[max(0, i - context) : i], tokens[i : i + window]) for i in starts]
     if not requests:
         raise ValueError("the document is empty; give at least one token")
-    parts = list(log_likelihoods(model, requests, samples, seed, batch_size=batch_size))
+    each = None if precision is None else precision / math.sqrt(len(requests))
+    parts = list(log_likelihoods(model, requests, samples, seed, precision=each, batch_size=batch_size))
     stderr = math.sqrt(sum(part.stderr**2 for part in parts))
     return Estimate(sum(part.value for part in parts), stderr, sum(part.samples for part in parts))
 

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from llada.config import ConfigError, Schema, config_folder, load_config
+from llada.eval.arguments import Precision
 from llada.sampling.config import SamplerConfig, Whole
 
 
@@ -13,6 +14,7 @@ class TaskSettings(Schema):
 
     shots: Annotated[int, Field(ge=0)] | None = None  # examples before the question; None: as many as the task says
     samples: Whole = 128  # network evaluations of a likelihood
+    precision: Precision | None = None  # nats; as many times so many evaluations as bring its standard error down to it
     sampler: SamplerConfig = Field(default_factory=SamplerConfig)  # its cfg_scale is that of likelihoods, too
 
 

@@ -1,6 +1,8 @@
 """Several processes that share an evaluation, as torchrun and `accelerate launch` start them, each with a model."""
 
 import os
+import pickle
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -57,9 +59,30 @@ class Processes:
         torch.distributed.broadcast_object_list(told, src=0)
         return told[0]
 
+    def first_alone(self, action: Callable[[], object]) -> None:
+        """Have the first process do it; no other one goes on before that, and all raise what it raised."""
+        own: Exception | None = None
+        if self.rank == 0:
+            try:
+                action()
+            except Exception as error:
+                own = error
+        told = self.broadcast_object(None if own is None else sendable(own))
+        if told is not None:
+            raise own or told
+
     def barrier(self) -> None:
         if self._state is not None:
             self._state.wait_for_everyone()
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or another that says the same and ends a command alike, where no other process could read it."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        known = (kind for kind in (ValueError, OSError, FloatingPointError) if isinstance(error, kind))
+        return next(known, RuntimeError)(f"{type(error).__name__}: {error}")
 
 
 def load(source: Source, processes: Processes) -> tuple[LLaDAForMaskedLM, PreTrainedTokenizerBase]:

@@ -64,21 +64,23 @@ def score(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings
         [pair.request for pair in longest_first.values()],
         settings.samples,
         settings.seed,
+        precision=settings.precision,
         batch_size=settings.batch_size,
         cfg_scale=settings.sampler.cfg_scale,
     )
     for (key, pair), bound in zip(longest_first.items(), bounds, strict=True):
-        keep(key, {"value": bound.value, "stderr": bound.stderr, "dropped": pair.dropped})
+        found = {"value": bound.value, "stderr": bound.stderr, "evaluations": bound.samples}
+        keep(key, found | {"dropped": pair.dropped})
 
 
 def score_texts(model: LLaDAForMaskedLM, texts: Mapping[str, list[int]], settings: Settings, keep: Keep) -> None:
     """The likelihood of each text: whole where it fits, otherwise of halves of `max_length`, given those before."""
     max_length = settings.max_length or int(model.config.max_position_embeddings)
-    how: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "batch_size": settings.batch_size}
+    how: dict[str, Any] = {"samples": settings.samples, "seed": settings.seed, "precision": settings.precision}
     for key, ids in texts.items():
         window = max_length if len(ids) <= max_length else max(1, max_length // 2)
-        bound = rolling_log_likelihood(model, ids, window, max_length - window, **how)
-        keep(key, {"value": bound.value, "stderr": bound.stderr, "tokens": len(ids)})
+        bound = rolling_log_likelihood(model, ids, window, max_length - window, **how, batch_size=settings.batch_size)
+        keep(key, {"value": bound.value, "stderr": bound.stderr, "evaluations": bound.samples, "tokens": len(ids)})
 
 
 def decode(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Settings, keep: Keep) -> None:

@@ -1,4 +1,4 @@
-"""The commands from text to answers, and what they say to wrong input."""
+"""The commands from prepared text to answers, and what they say to wrong input."""
 
 import json
 import subprocess
@@ -12,48 +12,6 @@ import llada as library
 from llada.train.journal import read_log
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_prepare_writes_what_it_says(prepared, capsys):
-    assert (prepared / "tokenizer" / "tokenizer.json").is_file()
-    for split in ("train", "heldout"):
-        index = json.loads((prepared / split / "index.json").read_text())
-        assert index["documents"] > 0
-
-
-def test_prepare_can_use_an_existing_tokenizer(prepared, corpus, tmp_path, monkeypatch):
-    llada(monkeypatch, "prepare", corpus, tmp_path / "d", "--tokenizer", prepared / "tokenizer", "--heldout", 0.1)
-    hashes = {
-        json.loads((d / "train" / "index.json").read_text())["tokenizer_hash"] for d in (prepared, tmp_path / "d")
-    }
-    assert len(hashes) == 1
-
-
-def test_prepare_goes_on_leaves_bad_rows_out_and_uses_processes(corpus, prepared, tmp_path, monkeypatch, capsys):
-    rows = "".join(json.dumps({"body": file.read_text()}) + "\n" for file in sorted(corpus.iterdir()))
-    (tmp_path / "rows.jsonl").write_text('{"body": ""}\n' + rows)
-    command = ["prepare", tmp_path / "rows.jsonl", tmp_path / "d", "--tokenizer", prepared / "tokenizer",
-               "--text-field", "body", "--heldout", 0.1, "--shard-tokens", 1000]  # fmt: skip
-    message = refusal(monkeypatch, capsys, *command)
-    assert "1 row cannot be used: 1 empty (first: " in message
-    assert "--bad-rows skip" in message
-    skipping = [*command, "--bad-rows", "skip", "--workers", 2]
-    llada(monkeypatch, *skipping)
-    assert "left out: 1 row cannot be used: 1 empty (first: " in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "d" / "train" / "index.json").read_text())["shards"]) > 2
-    assert "exists and is not empty" in refusal(monkeypatch, capsys, *skipping)
-    llada(monkeypatch, *skipping, "--resume")
-
-
-def test_prepare_cuts_text_files_and_limits_them(corpus, prepared, tmp_path, monkeypatch, capsys):
-    (tmp_path / "all.txt").write_text("#".join(file.read_text() for file in sorted(corpus.iterdir())))
-    command = ["prepare", tmp_path / "all.txt", tmp_path / "d", "--tokenizer", prepared / "tokenizer"]
-    assert "no document is left for" in refusal(monkeypatch, capsys, *command)
-    assert "more than 9 bytes" in refusal(monkeypatch, capsys, *command, "--longest-document", 9)
-    llada(monkeypatch, *command, "--separator", "#", "--heldout", 0.2, "--max-bytes", 10_000)
-    sizes = [json.loads((tmp_path / "d" / s / "index.json").read_text()) for s in ("train", "heldout")]
-    assert 5 < sum(size["documents"] for size in sizes) < 60
-    assert 9_000 < sum(size["text_bytes"] for size in sizes) <= 10_000
 
 
 def test_pretraining_logs_every_step_and_saves_a_model_with_its_tokenizer(pretrained):
@@ -147,15 +105,6 @@ def test_fine_tuning_starts_from_the_checkpoint_and_measures_the_bound(tuned):
     assert log[-1]["learning_rate"] == pytest.approx(0.0)
 
 
-def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, capsys):
-    llada(monkeypatch, "prepare", "instructions", tmp_path / "d", "--families", "parity,compare", "--count", 3)
-    rows = [json.loads(line) for line in (tmp_path / "d" / "train.jsonl").read_text().splitlines()]
-    assert sorted(row["family"] for row in rows) == ["compare"] * 3 + ["parity"] * 3
-    message = refusal(monkeypatch, capsys, "prepare", "instructions", tmp_path / "e", "--families", "parity,algebra")
-    assert "there is no family 'algebra'; the families are" in message
-    assert not (tmp_path / "e").exists()
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -226,56 +175,10 @@ def test_exponents_without_a_dot_are_numbers(prepared, pretrain_yaml, tmp_path, 
     assert library.load_pretrained(tmp_path / "run" / "model")[0].config.rope_theta == 10000.0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["instructions", "--vocab-size", 300], "--vocab-size has no effect on the source instructions"),
-        (["python-documentation", "--heldout", 0.1], "--heldout has no effect on the source python-documentation"),
-        (["python-documentation", "--split", "x"], "--split has no effect on the source python-documentation"),
-        (["instructions", "--workers", 2], "--workers has no effect on the source instructions"),
-        (["instructions", "--bad-rows", "skip"], "--bad-rows has no effect on the source instructions"),
-        (["nowhere", "--streaming"], "--streaming has no effect on nowhere"),
-        (["nowhere", "--sample-bytes", 9, "--tokenizer", "t"], "--sample-bytes has no effect with --tokenizer"),
-        (["nowhere", "--count", 3], "--count has no effect on the source nowhere"),
-        (["nowhere", "--vocab-size", 300, "--tokenizer", "t"], "--vocab-size has no effect with --tokenizer"),
-    ],
-)
-def test_options_that_cannot_act_on_a_source_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
-    assert message in refusal(monkeypatch, capsys, "prepare", arguments[0], tmp_path / "out", *arguments[1:])
-
-
 def test_missing_configuration_suggests_the_near_one(monkeypatch, capsys):
     message = refusal(monkeypatch, capsys, "pretrain", ROOT / "configs" / "pretrain" / "quickstar.yaml")
     assert "did you mean" in message
     assert "quickstart.yaml" in message
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda folder: None, "empty"),
-        (lambda folder: (folder / "a.txt").write_bytes(b"\xff\xfe\x00\x01binary"), "UTF-8"),
-        (lambda folder: (folder / "a.txt").write_text("only one document"), "no document is left"),
-        (lambda folder: (folder / "a.jsonl").write_text('{"body": "x"}\n'), "body"),
-    ],
-    ids=["nothing", "binary", "too little", "other field"],
-)
-def test_unusable_corpus_is_explained(make, message, tmp_path, monkeypatch, capsys):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    make(corpus)
-    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out", "--vocab-size", 262)
-    assert message in said or "holds no" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_prepare_keeps_an_existing_folder(corpus, tmp_path, monkeypatch, capsys):
-    (tmp_path / "precious").write_text("data")
-    assert "exists and is not empty" in refusal(monkeypatch, capsys, "prepare", corpus, tmp_path)
-
-
-def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
-    assert "nowhere" in refusal(monkeypatch, capsys, "prepare", tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_generate_explains_unknown_samplers_and_too_long_prompts(tuned, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from llada.eval.causal import Causal, causal_log_likelihoods
 from llada.eval.identity import fingerprint
 from llada.eval.intervals import Z
 from llada.eval.likelihood import log_likelihoods
+from llada.eval.responses import Responses
 from llada.eval.scoring import request_of
 from llada.model.baseline import load_autoregressive, new_autoregressive
 
@@ -167,12 +168,39 @@ def test_conversations_and_texts_are_compared(models, tuned, tmp_path, monkeypat
         ((0, 1), ["--samples", 1], "Invalid value for '--samples'"),
         ((2, 2), ["--samples", 4], "--samples and --precision have no effect on exact likelihoods; leave them out"),
         ((2, 2), ["--precision", 0.1], "--samples and --precision have no effect on exact likelihoods"),
+        ((0, 1), ["--precision", 0], "precision=0 must be more than 0, a standard error in nats per token"),
         ((0, 1), ["--json", "nowhere/a.json"], "there is no folder nowhere; make it first"),
     ],
 )
 def test_wrong_input_is_refused(models, prepared, monkeypatch, capsys, sides, arguments, message):
     one, other = (models[side] for side in sides)
     assert message in refusal(monkeypatch, capsys, "compare", one, other, prepared / "heldout", *arguments)
+
+
+def test_a_comparison_that_was_killed_goes_on(models, prepared, tmp_path, monkeypatch, capsys):
+    given = ["compare", *models[:2], prepared / "heldout", *ROWS, "--batch-size", 1, "--json"]
+    llada(monkeypatch, *given, tmp_path / "whole.json")
+    add, file = Responses.add, tmp_path / "result.json"
+
+    def dying(self, key, response):
+        if len(self.known()) == 7:
+            raise SystemExit(9)
+        add(self, key, response)
+
+    with monkeypatch.context() as dead:
+        dead.setattr(Responses, "add", dying)
+        with pytest.raises(SystemExit):
+            llada(monkeypatch, *given, file)
+    assert not file.exists()
+    said = refusal(monkeypatch, capsys, *given, file, "--seed", 1)
+    assert "holds responses under other settings: seed 0, not 1. Set these as there" in said
+    new = []
+    monkeypatch.setattr(Responses, "add", lambda self, key, response: (new.append(key), add(self, key, response)))
+    llada(monkeypatch, *given, file)
+    assert len(new) == 2 * 6 - 7
+    whole, found = (json.loads(path.read_text()) for path in (tmp_path / "whole.json", file))
+    assert found | {"command": ""} == whole | {"command": ""}
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.json", "result.json"}
 
 
 def test_a_result_is_not_overwritten(models, prepared, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`llada evaluate`, from tasks in files to a folder of results that survives a kill."""
 
 import json
+from functools import partial
 from importlib.metadata import version
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 import transformers
 from console import llada, refusal
 from harness_tasks import KINDS, rows, write_task, write_tasks
+from lm_eval.tasks import TaskManager
 
 import llada as library
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
+from llada.eval import evaluation
 from llada.eval.identity import fingerprint
 from llada.eval.responses import Responses
 
@@ -24,6 +27,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     write_tasks(folder)
     write_task(folder, "broken", "writing", [{"answer": "1"}])
+    write_task(folder, "unlabelled", "choice", [{"question": "1?", "choices": ["1", "2"]}])
     write_task(folder, "coding", "writing", rows(2), "unsafe_code: true\n")
     write_task(folder, "bare", "writing", rows(2), "num_fewshot: 0\n")
     return folder
@@ -51,9 +55,12 @@ def test_results_are_printed_and_kept_with_what_they_are_results_of(tuned, folde
     assert subject | versions | {"llada": library.__version__} == subject
     assert (kept["batch_size"], kept["processes"]) == (16, 1)
     assert kept["command"].startswith(f"llada evaluate {tuned / 'model'} --include-path {folder} --set samples=4")
-    assert kept["tasks"]["choice"]["asked"] == {"shots": None, "samples": 4} | {
+    assert kept["tasks"]["choice"]["asked"] == {"shots": None, "samples": 4, "precision": None} | {
         "sampler": library.SamplerConfig(steps=4).model_dump()
     }
+    assert kept["tasks"]["choice"]["seeds"] == {
+        "random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234
+    }  # fmt: skip
     sample = json.loads((output / "samples" / "choice.jsonl").read_text().splitlines()[0])
     row = rows()[0]
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": row["question"]}])
@@ -63,7 +70,7 @@ def test_results_are_printed_and_kept_with_what_they_are_results_of(tuned, folde
         direct = library.log_likelihood(model, prompt, encode(tokenizer, choice), 4)
         assert (value, error) == pytest.approx((direct.value, direct.stderr), rel=1e-4, abs=1e-6)
     about = kept["tasks"]["choice"]["estimates"]["choice"]
-    assert about.keys() == {"contexts_cut", "stderr_mean", "stderr_max", "undecided"}
+    assert about.keys() == {"contexts_cut", "stderr_mean", "stderr_max", "evaluations_mean", "undecided"}
     assert kept["tasks"]["choice"]["n-samples"]["choice"]["effective"] == 5
     assert {"unigram_entropy", "ended", "tokens"} <= kept["tasks"]["writing"]["estimates"]["writing"].keys()
 
@@ -94,6 +101,17 @@ def test_an_evaluation_that_was_killed_goes_on(tuned, folder, tmp_path, monkeypa
     assert not again  # everything is known
 
 
+def test_other_tasks_join_the_results_of_a_folder(tuned, folder, tmp_path, monkeypatch, capsys):
+    for task in ("choice", "writing"):
+        run(monkeypatch, tuned, folder, "--tasks", task, "--output", tmp_path / "out")
+    assert " choice " not in capsys.readouterr().out.partition(" writing ")[2]  # only what was asked for is printed
+    run(monkeypatch, tuned, folder, "--tasks", "choice,writing", "--output", tmp_path / "both")
+    assert results(tmp_path / "out") == results(tmp_path / "both")
+    (tmp_path / "out" / "results.json").write_text("[1]")
+    given = ["evaluate", tuned / "model", "--include-path", folder, *OPTIONS, "--tasks", "choice"]
+    assert "results.json is damaged" in refusal(monkeypatch, capsys, *given, "--output", tmp_path / "out")
+
+
 def test_a_folder_of_another_subject_is_refused(tuned, folder, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     run(monkeypatch, tuned, folder, "--tasks", "writing", "--output", output)
@@ -108,6 +126,37 @@ def test_a_folder_of_another_subject_is_refused(tuned, folder, tmp_path, monkeyp
     assert (output / "results.json").read_bytes() == before
 
 
+def test_a_folder_of_something_else_is_kept_as_it_is(tuned, folder, tmp_path, monkeypatch, capsys):
+    given = ["evaluate", tuned / "model", "--include-path", folder, *OPTIONS, "--tasks", "writing", "--output"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.json").write_text("precious")
+    said = refusal(monkeypatch, capsys, *given, tmp_path / "other")
+    assert (
+        f"{tmp_path / 'other'} exists and holds results.json, but no results of `llada evaluate`; name another" in said
+    )
+    assert [(file.name, file.read_text()) for file in (tmp_path / "other").iterdir()] == [("results.json", "precious")]
+    said = refusal(monkeypatch, capsys, *given, tmp_path / "other" / "results.json")
+    assert "results.json is a file; name a folder" in said
+
+
+def test_a_precision_decides_how_much_is_asked(tuned, folder, tmp_path, monkeypatch):
+    for kind in ("likelihood", "rolling"):
+        asking = ["--tasks", kind, "--limit", 2, "--output", tmp_path / kind]
+        run(monkeypatch, tuned, folder, *asking)
+        before = json.loads((tmp_path / kind / "results.json").read_text())["tasks"][kind]["estimates"][kind]
+        precision = before["stderr_max"] / 2
+        run(monkeypatch, tuned, folder, "--set", f"precision={precision}", *asking[:-1], tmp_path / f"sure {kind}")
+        after = json.loads((tmp_path / f"sure {kind}" / "results.json").read_text())["tasks"][kind]["estimates"][kind]
+        assert 0 < after["stderr_max"] <= precision
+        assert after["evaluations_mean"] > before["evaluations_mean"]
+
+
+def test_a_folder_that_was_just_begun_is_taken(tuned, folder, tmp_path, monkeypatch):
+    (tmp_path / "subject.json.partial").write_text("{")
+    run(monkeypatch, tuned, folder, "--tasks", "writing", "--limit", 1, "--output", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"subject.json", "responses", "samples", "results.json"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -116,6 +165,10 @@ def test_a_folder_of_another_subject_is_refused(tuned, folder, tmp_path, monkeyp
         (["--tasks", "coding"], "coding runs code that the model writes; allow it with --allow-code-execution"),
         (["--tasks", "bare", "--set", "shots=2"], "bare is a task without examples, but shots=2; leave shots out"),
         (["--tasks", "broken"], "task broken: a column that it names is not in its data: 'question' is undefined"),
+        (
+            ["--tasks", "unlabelled"],
+            "task unlabelled: doc_to_target names the column 'label', which is not in its data; it has question, choi",
+        ),
         (["--tasks", "choice", "--set", "sampler.step=2"], "did you mean 'steps'"),
         (["--tasks", "choice", "--dtype", "int8"], "'int8' is not one of 'auto'"),
         (["--preset", "llada_instruct_blocks", "--tasks", "mmlu"], "the preset has no task 'mmlu'"),
@@ -126,8 +179,16 @@ def test_a_folder_of_another_subject_is_refused(tuned, folder, tmp_path, monkeyp
     ],
 )
 def test_wrong_input_is_refused(tuned, folder, monkeypatch, capsys, arguments, message):
+    # the tasks of lm_eval are left out, as it takes 20 seconds to index them
+    monkeypatch.setattr(evaluation, "TaskManager", partial(TaskManager, include_defaults=False))
     given = ["evaluate", tuned / "model", "--include-path", folder, "--device", "cpu"]
     assert message in refusal(monkeypatch, capsys, *given, *arguments)
+
+
+@pytest.mark.slow
+def test_tasks_of_lm_eval_are_known_beside_those_of_a_folder(folder):
+    assert {"gsm8k", "choice"} <= {*evaluation.manager_of(["gsm8k", "choice"], folder).all_tasks}
+    assert "gsm8k" not in evaluation.manager_of(["choice"], folder).all_tasks
 
 
 def test_a_task_that_runs_code_is_run_where_it_is_allowed(tuned, folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A small random model with a tokenizer, and a task whose expected answers are its own ones, one token a step."""
+"""Small random models: one with a tokenizer and a task whose expected answers are its own ones, one token a step."""
 
 import json
 from pathlib import Path
@@ -54,3 +54,9 @@ def asked(tmp_path_factory) -> Asked:
     assert len(rows) > 20
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return Asked(model, tokenizer, base, file)
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_folder) -> LLaDAForMaskedLM:
+    """A small random model in double precision."""
+    return llada.load_pretrained(golden_folder / "tiny-mha")[0].double()

@@ -37,6 +37,7 @@ def test_a_published_sampler_is_taken_with_changes():
         ({"batch_size": "auto"}, "batch_size: give a number of rows"),
         ({"sampler": "nothing"}, "unknown sampler 'nothing'; known: "),
         ({"steps": 3}, "steps=3 cannot be shared equally"),
+        ({"precision": 0}, "precision: Input should be greater than 0"),
         ({"mc_num": 0}, "samples: Input should be greater than or equal to 1"),
         ({"dtype": "int8"}, "dtype: Input should be 'auto'"),
         ({"model_path": None}, "missing key 'pretrained'"),

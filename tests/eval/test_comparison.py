@@ -14,14 +14,10 @@ from llada.eval.causal import Causal, causal_log_likelihoods
 from llada.eval.comparison import Comparison, Paired, compare, compare_rows, over_rows, until
 from llada.eval.heldout import Row
 from llada.eval.likelihood import log_likelihoods
+from llada.eval.responses import Responses
 from llada.eval.scoring import Request, request_of
 
 ORACLE, BAD = BedModel(BED, "oracle"), BedModel(BED, "bad")
-
-
-@pytest.fixture(scope="module")
-def golden_model(golden_folder):
-    return llada.load_pretrained(golden_folder / "tiny-mha")[0].double()
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +99,37 @@ def test_stated_error_of_the_masks_is_the_spread_over_seeds():
     assert abs(float(values.mean()) - exact) < 5 * spread / math.sqrt(200)  # false alarm below 1e-6
     stated = math.sqrt(sum(one.of_masks**2 for one in found) / 200)
     assert 0.84 < stated / spread < 1.16 * 1.3  # of few strata it is too large by up to 1.3
+
+
+class Counted(Responses):
+    """Counts what is added, and dies where it is too much."""
+
+    def __init__(self, folder, most: int | None = None):
+        super().__init__(folder, {})
+        self.most, self.added = most, 0
+
+    def add(self, key, response):
+        if self.added == self.most:
+            raise KeyboardInterrupt
+        super().add(key, response)
+        self.added += 1
+
+
+def test_a_comparison_that_was_killed_asks_only_what_is_missing(golden_model, altered, tmp_path):
+    """Killed at the start, in either model, and in the second round."""
+
+    def two_rounds(kept=None):
+        rounds = compare(golden_model, altered, requests()[:3], 4, batch_size=1, kept=kept)
+        return [next(rounds), next(rounds)]
+
+    expected = two_rounds()
+    for number in (0, 2, 5, 8):
+        folder = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt):
+            two_rounds(Counted(folder, number))
+        again = Counted(folder)
+        assert two_rounds(again) == expected
+        assert again.added == 2 * 2 * 3 - number
 
 
 # A causal model

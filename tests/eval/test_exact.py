@@ -43,8 +43,7 @@ def test_t2_bound_is_the_mean_over_all_orders_and_the_likelihood_that_of_probabi
         assert bound.samples == exact.samples == 2**bed.length - 1
 
 
-@pytest.mark.parametrize("name", BEDS)
-@pytest.mark.parametrize("visible", range(2))
+@pytest.mark.parametrize(("name", "visible"), [(name, n) for name, bed in BEDS.items() for n in range(bed.length)])
 def test_t1_t12_all_of_them_are_the_probability_of_the_answer_under_the_oracle(name, visible):
     bed = BEDS[name]
     model = BedModel(bed, "oracle")

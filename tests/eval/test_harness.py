@@ -260,6 +260,10 @@ def test_it_is_built_from_lm_evals_arguments(asked, folder):
     assert scores(made, [("a", "b")]) == scores(LLaDAHarness(asked.model, asked.tokenizer, made.settings), [("a", "b")])
 
 
+def test_it_has_the_name_of_the_original_too():
+    assert get_model("llada_dist") is get_model("llada") is LLaDAHarness
+
+
 def test_a_model_without_a_tokenizer_is_refused(golden):
     with pytest.raises(ValueError, match=r"tiny-mha has no tokenizer, so it cannot be asked in text"):
         get_model("llada").create_from_arg_obj({"pretrained": str(golden.folder)})

@@ -87,18 +87,21 @@ def test_bed_reproduces_its_published_values():
             assert float(BED.nelbo(getattr(BED, predictor), x)) == pytest.approx(published, abs=1e-12)
 
 
-def bound_by_quadrature(schedule, predictor: str) -> float:
+def bound_by_quadrature(schedule, bed, predictor: str, x: Tensor) -> float:
     """Integral over t of weight(t) times the expected masked cross-entropy, by the midpoint rule in p = 1 - alpha."""
     n = 20_000
     p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     t = schedule.inverse(1 - p)
     weight_per_p = schedule.weight(t) / -schedule.slope(t)  # dt = dp / -alpha'(t)
-    return float((weight_per_p * BED.g(getattr(BED, predictor), STAR, p)).mean())
+    return float((weight_per_p * bed.g(getattr(bed, predictor), x, p)).mean())
 
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), polynomial(0.5)], ids=[*SCHEDULES, "square root"])
 def test_t3_bound_does_not_depend_on_the_schedule(schedule):
-    assert bound_by_quadrature(schedule, "bad") == pytest.approx(4.2302025253, abs=1e-6)
+    assert bound_by_quadrature(schedule, BED, "bad", STAR) == pytest.approx(4.2302025253, abs=1e-6)
+    for bed in BEDS.values():
+        x = bed.sequences[-2]
+        assert bound_by_quadrature(schedule, bed, "bad", x) == pytest.approx(float(bed.nelbo(bed.bad, x)), abs=1e-6)
 
 
 def test_t4_floor_of_t_has_the_predicted_bias():
@@ -106,6 +109,34 @@ def test_t4_floor_of_t_has_the_predicted_bias():
     t = floored((torch.arange(n, dtype=torch.float64) + 0.5) / n, eps)
     estimate = float((BED.g(BED.bad, STAR, t) / t).mean())
     assert estimate - float(BED.nelbo(BED.bad, STAR)) == pytest.approx(0.025221797, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("eps", [1e-3, 1e-1])
+def test_t4_floor_cuts_off_the_integral_below_it(name, eps):
+    """A1.4: the mean under the floor is the integral of G(p) / p from eps to 1, over 1 - eps."""
+    bed, n = BEDS[name], 20_000
+    midpoints = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    x, t = bed.sequences[-2], floored(midpoints, eps)
+    below = midpoints * eps
+    cut = float((bed.g(bed.bad, x, below) / below).mean()) * eps
+    expected = (float(bed.nelbo(bed.bad, x)) - cut) / (1 - eps)
+    assert float((bed.g(bed.bad, x, t) / t).mean()) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", BEDS)
+def test_t5_discrete_time_bound_falls_from_independent_tokens_to_the_continuous_one(name):
+    """In one step all tokens are independent; the excess of many steps falls as their number."""
+    bed = BEDS[name]
+    x, found = bed.sequences[-2], []
+    for steps in (1, 2, 4, 64, 128):
+        grid = torch.arange(steps + 1, dtype=torch.float64) / steps
+        weight = SCHEDULES["linear"].reveal_probability(grid[1:], grid[:-1])
+        found.append(float((weight * bed.g(bed.oracle, x, grid[1:])).sum()))
+    alone = log_probabilities(bed, "oracle", torch.full((1, bed.length), bed.mask))[0].log_softmax(dim=-1)
+    assert found[0] == pytest.approx(-float(alone.gather(-1, x[:, None]).sum()), abs=1e-12)
+    excess = [one + math.log(bed.p[bed.index(x)]) for one in found]
+    assert excess[3] / excess[4] == pytest.approx(2, abs=0.05)
 
 
 def test_t5_discrete_time_bound_uses_the_reveal_probability_as_weight():
@@ -132,6 +163,23 @@ def test_t6_one_over_t_estimate_has_the_large_variance():
     mean = (probability * s / t[:, None]).sum(dim=1).mean()
     second = (probability * (s / t[:, None]) ** 2).sum(dim=1).mean()
     assert float(second - mean**2) == pytest.approx(27.6690, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", BEDS)
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_t6_exact_counts_have_less_variance_than_one_over_t_everywhere(name, predictor):
+    """The second moment of the 1/t estimate is the integral of E S^2 / t^2 from the floor to 1."""
+    bed, n = BEDS[name], 20_000
+    masks = bed.masks()
+    k = masks.sum(dim=1)
+    t = floored((torch.arange(n, dtype=torch.float64) + 0.5) / n, 1e-3)[:, None]
+    for x in bed.sequences:
+        losses, probability = outcomes(bed, predictor, x)
+        mean = (losses * probability).sum()
+        s = losses * k / bed.length  # the sum over the masked tokens
+        chance = t**k * (1 - t) ** (bed.length - k)  # (n, masks)
+        one_over_t = (chance * (s / t - mean) ** 2).sum(dim=1).mean()
+        assert float((losses - mean).square() @ probability) < 0.5 * float(one_over_t)
 
 
 def test_t7_stratified_counts_are_exactly_uniform():
