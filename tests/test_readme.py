@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,12 @@ def test_files_and_links_that_the_readme_names_exist():
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"bash (scripts/\w+\.sh)", README):
         assert (root / target).exists(), target
+
+
+def test_functions_that_the_readme_names_exist():
+    table = README[README.index("## Equations") : README.index("## What is exact")]
+    names = re.findall(r"`(llada\.[\w.]+)`", table)
+    assert len(names) >= 15
+    for name in names:
+        module, _, function = name.rpartition(".")
+        assert hasattr(import_module(module), function), name
