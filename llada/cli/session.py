@@ -122,8 +122,7 @@ class Session:
     def _named(self, rest: str) -> Reply:
         if not rest:
             raise ValueError("give the name of a sampler, such as /sampler semi_autoregressive")
-        lengths = {name: getattr(self.sampler, name) for name in ("gen_length",)}
-        return self._take_sampler(SamplerConfig.named(rest, **lengths))
+        return self._take_sampler(SamplerConfig.named(rest, gen_length=self.sampler.gen_length))
 
     def _take_sampler(self, sampler: SamplerConfig) -> Reply:
         sampler.check_lengths()
