@@ -1,30 +1,38 @@
 """The reversal curse (arXiv:2309.12288; arXiv:2502.09992, section 3.3): facts read one way round, asked both ways.
 
-A fact is a pair of lines. Every pair is read as a text in which its first line comes first. For some pairs questions
-are practised in both directions, so that the model knows what is asked for; the others are known from texts alone, and
-are tested. An answer is right when it contains the expected line, as in the paper; its prompts are those of the paper,
-in English.
+A fact is a pair of lines, and every pair is read as a text in which its first line is first. It is asked in two ways.
+
+By gaps: a mask predictor fills in the missing line of such a text; an autoregressive model goes on after the line that
+is given, which for the reversal is the second one. By questions, as in the paper, with its prompts in English: for some
+pairs both questions are practised, so that the model knows what is asked for; the others are known from texts alone. An
+answer is right when it contains the expected line.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
+import torch
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 from rich.table import Table
+from transformers import GenerationConfig
 
 from llada.config import ConfigError, Schema, read_yaml
+from llada.data.chat import encode_prompt
 from llada.data.instructions import WORDS
 from llada.data.records import read_records, string_field
+from llada.data.tokenizer import SPECIAL_TOKENS, encode
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.checks import contains
 from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
-from llada.experiments.student import Pair, Recipe, baseline, student
+from llada.experiments.student import Baseline, Pair, Recipe, Student, baseline, student
 from llada.sampling.config import SamplerConfig
+from llada.sampling.generate import infill
 
 
 class Fact(NamedTuple):
@@ -36,7 +44,7 @@ class Settings(Schema):
     recipe: Recipe  # or the YAML file that holds it
     pairs: str | None = None  # a file of rows with `first` and `second`; None: lines of random words
     facts: Annotated[int, Field(ge=4)]  # the first so many
-    practised: Annotated[float, Field(gt=0, lt=1)]  # share of them whose questions are practised
+    practised: Annotated[float, Field(ge=0, lt=1)]  # share of them whose questions are practised; 0: ask by gaps
     texts: Annotated[list[str], Field(min_length=1)]  # with {first} and, after it, {second}
     forward: str  # question with {first}
     reversal: str  # question with {second}
@@ -111,10 +119,9 @@ def asked(settings: Settings, fact: Fact) -> dict[str, Pair]:
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Right answers of both models, in both directions, for both kinds of facts."""
+    """Right answers of both models, in both directions, by gaps and by questions."""
     known = facts(settings)
-    pairs = lesson(settings, known)
-    models = folder / "models"
+    pairs, models = lesson(settings, known), folder / "models"
     masked, causal = student(pairs, settings.recipe, models), baseline(pairs, settings.recipe, models)
     sampler = SamplerConfig(gen_length=settings.gen_length)
     replies: dict[str, Callable[[list[Any]], list[Any]]] = {
@@ -123,15 +130,54 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             causal.model, causal.tokenizer, prompts, settings.gen_length
         ),
     }
+    filled = {"LLaDA": partial(_filled, masked), "autoregressive": partial(_continued, causal)}
+    by_gaps = [
+        {"model": model, "facts": "gaps", "direction": direction}
+        | _count([fill(settings, fact, direction) for fact in known], [getattr(fact, line) for fact in known])
+        for model, fill in filled.items()
+        for direction, line in (("forward", "second"), ("reversal", "first"))
+    ]
+    by_questions = [
+        {"model": model, "facts": kind, "direction": direction}
+        | _count([one.text for one in reply(_asked(pairs))], [expected for _, expected in pairs])
+        for model, reply in replies.items()
+        for kind, direction, pairs in _tests(settings, known)
+        if practised(settings)
+    ]
     return {
         "parameters": [sum(p.numel() for p in one.model.parameters()) for one in (masked, causal)],
         "compute": [one.log["flops"] for one in (masked, causal)],
-        "right": [
-            {"model": model, "facts": kind, "direction": direction} | _count(reply, pairs)
-            for model, reply in replies.items()
-            for kind, direction, pairs in _tests(settings, known)
-        ],
+        "right": by_gaps + by_questions,
     }
+
+
+def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> str:
+    """The missing line of the first text, as the mask predictor fills it in, one token per step."""
+    tokenizer, hidden = masked.tokenizer, fact.second if direction == "forward" else fact.first
+    before, after = settings.texts[0].format(**fact._asdict()).split(hidden)
+    parts = [encode(tokenizer, part) for part in (before, hidden, after)]
+    start = encode_prompt(tokenizer, _asked([(_READ, "")])[0])
+    gap = [masked.model.config.mask_token_id] * len(parts[1])
+    end = [tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS.eot)]
+    canvas = torch.tensor([[*start, *parts[0], *gap, *parts[2], *end]])
+    place = len(start) + len(parts[0])
+    return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, place : place + len(gap)]))
+
+
+def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str) -> str:
+    """What the autoregressive model writes after the line that is given and what joins it to the next."""
+    given, other = (fact.first, fact.second) if direction == "forward" else (fact.second, fact.first)
+    joint = settings.texts[0].format(first="\0", second="\0").split("\0")[1]
+    prompt = encode_prompt(causal.tokenizer, _asked([(_READ, "")])[0]) + encode(causal.tokenizer, given + joint)
+    longest = len(encode(causal.tokenizer, other)) + 2
+    settings_ = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=causal.tokenizer.pad_token_id)
+    ids = torch.tensor([prompt])
+    out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings_)
+    return str(causal.tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
+
+
+def _asked(pairs: Sequence[Pair]) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": question}] for question, _ in pairs]
 
 
 def _tests(settings: Settings, known: Sequence[Fact]) -> Iterator[tuple[str, str, list[Pair]]]:
@@ -141,10 +187,9 @@ def _tests(settings: Settings, known: Sequence[Fact]) -> Iterator[tuple[str, str
             yield kind, direction, [asked(settings, fact)[direction] for fact in chosen]
 
 
-def _count(reply: Callable[[list[Any]], list[Any]], pairs: Sequence[Pair]) -> dict[str, Any]:
-    given = reply([[{"role": "user", "content": question}] for question, _ in pairs])
-    right = sum(contains(one.text, expected) for one, (_, expected) in zip(given, pairs, strict=True))
-    return {"right": right, "rows": len(pairs), "interval": list(wilson(right, len(pairs)))}
+def _count(told: Sequence[str], expected: Sequence[str]) -> dict[str, Any]:
+    right = sum(contains(one, line) for one, line in zip(told, expected, strict=True))
+    return {"right": right, "rows": len(told), "interval": list(wilson(right, len(told)))}
 
 
 def table(measured: Mapping[str, Any]) -> Table:
@@ -165,10 +210,13 @@ def _percent(one: Mapping[str, Any]) -> str:
 
 def finding(measured: Mapping[str, Any]) -> str:
     """Both directions of both models, on facts that were only read."""
-    found = {(one["model"], one["direction"]): one for one in measured["right"] if one["facts"] == "read"}
+    kinds = {one["facts"] for one in measured["right"]}
+    found = {(one["facts"], one["model"], one["direction"]): one for one in measured["right"]}
     told = [
-        f"{model} is right in {_percent(found[model, 'forward'])} forward and {_percent(found[model, 'reversal'])} in "
-        "reverse"
+        f"{way}, {model} is right in {_percent(found[kind, model, 'forward'])} forward and "
+        f"{_percent(found[kind, model, 'reversal'])} in reverse"
+        for kind, way in (("gaps", "asked by gaps"), ("read", "asked by questions that were practised for others"))
+        if kind in kinds
         for model in ("LLaDA", "autoregressive")
     ]
     ratio = measured["compute"][0] / measured["compute"][1]
@@ -180,8 +228,9 @@ def finding(measured: Mapping[str, Any]) -> str:
 
 def draw(measured: Mapping[str, Any]) -> Figure:
     """Bars for each model and direction; a panel for each kind of facts. Intervals are of 95 %."""
-    figure, axes = panels(2, width=4.2)
-    for axis, (kind, title) in zip(axes, _KINDS.items(), strict=True):
+    shown = [kind for kind in _KINDS if any(one["facts"] == kind for one in measured["right"])]
+    figure, axes = panels(len(shown), width=4.2)
+    for axis, kind in zip(axes, shown, strict=True):
         for number, model in enumerate(("LLaDA", "autoregressive")):
             found = [one for one in measured["right"] if (one["model"], one["facts"]) == (model, kind)]
             shares = [100 * one["right"] / one["rows"] for one in found]
@@ -190,14 +239,18 @@ def draw(measured: Mapping[str, Any]) -> Figure:
             places = [place + 0.36 * (number - 0.5) for place in range(len(found))]
             axis.bar(places, shares, 0.34, yerr=[low, high], capsize=3, color=COLOURS[number], label=model)
         axis.set(xticks=(0, 1), xticklabels=("forward", "reversal"), ylim=(0, 105), ylabel="right answers, %")
-        axis.set_title(title, fontsize=10)
-    axes[1].legend()
+        axis.set_title(_KINDS[kind], fontsize=10)
+    axes[-1].legend()
     return figure
 
 
 _READ = "Recite."
 _REPEATS = 2
-_KINDS = {"practised": "questions were practised", "read": "read in one direction alone"}
+_KINDS = {
+    "gaps": "gaps in texts as they were read",
+    "practised": "questions that were practised",
+    "read": "questions about texts alone",
+}
 
 EXPERIMENT = Experiment(
     question="Can facts that were read one way round be told the other way?",
