@@ -18,13 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 from rich.table import Table
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from llada.config import ConfigError, Schema, read_yaml
 from llada.data.chat import encode_prompt
 from llada.data.instructions import WORDS
 from llada.data.records import read_records, string_field
-from llada.data.tokenizer import SPECIAL_TOKENS, encode
+from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.checks import contains
 from llada.eval.intervals import wilson
@@ -151,29 +151,45 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     }
 
 
+class Cut(NamedTuple):
+    """The tokens of a text around the line that is missing."""
+
+    before: list[int]
+    line: list[int]  # with the blank that its first token may hold
+    after: list[int]
+
+
+def cut(tokenizer: PreTrainedTokenizerBase, text: str, line: str) -> Cut:
+    """The text is encoded whole, as it was read, and cut at the tokens that hold any of the line."""
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    start = text.index(line)
+    inside = [low < start + len(line) and high > start for low, high in encoded["offset_mapping"]]
+    ids, first = cast(list[int], encoded["input_ids"]), inside.index(True)
+    end = first + sum(inside)
+    return Cut(ids[:first], ids[first:end], ids[end:])
+
+
 def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> str:
     """The missing line of the first text, as the mask predictor fills it in, one token per step."""
-    tokenizer, hidden = masked.tokenizer, fact.second if direction == "forward" else fact.first
-    before, after = settings.texts[0].format(**fact._asdict()).split(hidden)
-    parts = [encode(tokenizer, part) for part in (before, hidden, after)]
-    start = encode_prompt(tokenizer, _asked([(_READ, "")])[0])
-    gap = [masked.model.config.mask_token_id] * len(parts[1])
-    end = [tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS.eot)]
-    canvas = torch.tensor([[*start, *parts[0], *gap, *parts[2], *end]])
-    place = len(start) + len(parts[0])
-    return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, place : place + len(gap)]))
+    tokenizer, missing = masked.tokenizer, fact.second if direction == "forward" else fact.first
+    parts = cut(tokenizer, settings.texts[0].format(**fact._asdict()), missing)
+    start = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    gap = [masked.model.config.mask_token_id] * len(parts.line)
+    end = tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot])
+    canvas = torch.tensor([[*start, *gap, *parts.after, *end]])
+    return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, len(start) : len(start) + len(gap)]))
 
 
 def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str) -> str:
     """What the autoregressive model writes after the line that is given and what joins it to the next."""
-    given, other = (fact.first, fact.second) if direction == "forward" else (fact.second, fact.first)
-    joint = settings.texts[0].format(first="\0", second="\0").split("\0")[1]
-    prompt = encode_prompt(causal.tokenizer, _asked([(_READ, "")])[0]) + encode(causal.tokenizer, given + joint)
-    longest = len(encode(causal.tokenizer, other)) + 2
-    settings_ = GenerationConfig(max_new_tokens=longest, do_sample=False, pad_token_id=causal.tokenizer.pad_token_id)
+    lines = fact if direction == "forward" else Fact(fact.second, fact.first)  # the reversal begins with the second
+    tokenizer = causal.tokenizer
+    parts = cut(tokenizer, settings.texts[0].format(**lines._asdict()), lines.second)
+    prompt = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt])
-    out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings_)
-    return str(causal.tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
+    out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
+    return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
 
 
 def _asked(pairs: Sequence[Pair]) -> list[list[dict[str, str]]]:

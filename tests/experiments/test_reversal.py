@@ -6,8 +6,9 @@ import pytest
 from lessons import RECIPE
 
 from llada.config import ConfigError
+from llada.data.tokenizer import encode, train_tokenizer
 from llada.experiments.experiment import named, perform
-from llada.experiments.reversal import EXPERIMENT, Settings, asked, facts, lesson, practised
+from llada.experiments.reversal import EXPERIMENT, Settings, asked, cut, facts, lesson, practised
 
 VALUES = {
     "recipe": RECIPE,
@@ -82,6 +83,15 @@ def test_file_that_does_not_do_is_refused(rows, told, tmp_path):
 def test_wrong_settings_are_refused(values, told):
     with pytest.raises(ConfigError, match=told):
         Settings(**VALUES | values)
+
+
+def test_text_is_cut_where_the_tokens_of_a_line_begin_and_end():
+    tokenizer = train_tokenizer(["red fox sky, blue dog sun."] * 9, 275)
+    text = "red fox sky, blue dog sun."
+    for line, shown in (("blue dog sun", " blue dog sun"), ("red fox sky", "red fox sky")):
+        parts = cut(tokenizer, text, line)
+        assert [*parts.before, *parts.line, *parts.after] == encode(tokenizer, text)
+        assert tokenizer.decode(parts.line) == shown
 
 
 def test_both_models_are_asked_both_ways_about_all_facts(tmp_path):
