@@ -256,7 +256,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
             axis.bar(places, shares, 0.34, yerr=[low, high], capsize=3, color=COLOURS[number], label=model)
         axis.set(xticks=(0, 1), xticklabels=("forward", "reversal"), ylim=(0, 105), ylabel="right answers, %")
         axis.set_title(_KINDS[kind], fontsize=10)
-    axes[-1].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
