@@ -37,16 +37,16 @@ def compare(
     from llada.eval.comparison import compare_rows, until
     from llada.eval.contenders import common_room, load_contender
     from llada.eval.heldout import digest, read_rows
-    from llada.eval.processes import Processes
+    from llada.eval.processes import Processes, launched
     from llada.eval.responses import Responses
 
     if results is not None:
         check_folder(results)
         if results.exists():
             raise FileExistsError(f"{results} exists; choose another name or remove it")
+    if (count := launched()) > 1:  # before they join: the first to leave would take the others with it
+        raise ValueError(f"{count} processes would all do the same; start llada compare without a launcher")
     processes = Processes(device)
-    if processes.count > 1:
-        raise ValueError(f"{processes.count} processes would all do the same; start llada compare without a launcher")
     one, other = (load_contender(Source(pretrained=name, dtype=dtype), processes) for name in (first, second))
     if one.is_exact and other.is_exact and (samples, precision) != (None, None):
         raise ValueError("--samples and --precision have no effect on exact likelihoods; leave them out")

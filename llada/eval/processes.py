@@ -18,6 +18,11 @@ from llada.model.modeling import LLaDAForMaskedLM
 _PATIENCE = timedelta(days=1)  # that processes have with each other: one may read tasks or compute metrics for hours
 
 
+def launched() -> int:
+    """The number of processes that a launcher started beside this one, and this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Processes:
     """This process among all; alone where the environment names no others."""
 
@@ -27,7 +32,7 @@ class Processes:
         A GPU that is not there becomes the CPU, as in lm_eval, which asks for cuda:0 on every machine.
         """
         on_cpu = not torch.cuda.is_available() or device == "cpu"
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not alone
+        several = launched() > 1 and not alone
         self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE) if several else None
         self.rank = self._state.process_index if self._state else 0
         self.count = self._state.num_processes if self._state else 1

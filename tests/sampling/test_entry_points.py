@@ -444,7 +444,8 @@ def folder(tmp_path_factory) -> Path:
     ids=["daedal", "greedy", "drawn", "infill", "cached", "cached infill"],
 )
 def test_command_takes_these_samplers(folder, text, settings, monkeypatch, capsys):
-    command(monkeypatch, "generate", folder, text, *([] if "___" in text else ["--raw"]), *settings)
+    name, plainly = ("infill", []) if "___" in text else ("generate", ["--raw"])
+    command(monkeypatch, name, folder, text, *plainly, *settings)
     captured = capsys.readouterr()
     assert captured.out.startswith("some")
     assert "forward passes)" in captured.err
@@ -459,7 +460,7 @@ def test_command_takes_these_samplers(folder, text, settings, monkeypatch, capsy
 )
 def test_command_explains_what_does_not_go(folder, text, message, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
-        command(monkeypatch, "generate", folder, text, "--sampler", "daedal")
+        command(monkeypatch, "infill" if "___" in text else "generate", folder, text, "--sampler", "daedal")
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
