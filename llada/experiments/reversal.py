@@ -175,7 +175,7 @@ def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> 
     parts = cut(tokenizer, settings.texts[0].format(**fact._asdict()), missing)
     start = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
     gap = [masked.model.config.mask_token_id] * len(parts.line)
-    end = tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot])
+    end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
     canvas = torch.tensor([[*start, *gap, *parts.after, *end]])
     return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, len(start) : len(start) + len(gap)]))
 
