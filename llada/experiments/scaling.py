@@ -107,7 +107,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
                 if "bound" in record
             ]
     fits = {kind: power_law(frontier(_of(points, kind))) for kind in KINDS}
-    worst = max(loss for loss in (min(loss for _, loss in _of(points, kind)) for kind in KINDS))
+    worst = max(min(loss for _, loss in _of(points, kind)) for kind in KINDS)
     ratio = fits["masked"].compute(worst) / fits["autoregressive"].compute(worst)
     return {
         "points": points,
@@ -149,7 +149,7 @@ def finding(measured: Mapping[str, Any]) -> str:
     return (
         f"Loss falls with compute to the power of minus {', '.join(told)}. The masked model's bound takes "
         f"{more['ratio']:.1f} times the compute of the autoregressive model for {more['loss']:.2f} nats per token (16 "
-        "times in arXiv:2410.18514, at a hundred million times the compute)."
+        "times in arXiv:2410.18514, at 1e18 to 1e20 FLOPs)."
     )
 
 
