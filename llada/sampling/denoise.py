@@ -150,22 +150,39 @@ def denoise(
             del logits, drafts, step  # before the next logits are there
 
 
-def row_uniforms(seed: int, attention_mask: Tensor, first_row: int | Tensor = 0) -> RowUniforms:
-    """The random numbers of rows `first_row`, ... of a request whose padding is where `attention_mask` (B, L) is 0."""
+def row_uniforms(seed: int | Tensor, attention_mask: Tensor, first_row: int | Tensor = 0) -> RowUniforms:
+    """The random numbers of rows `first_row`, ... of a request whose padding is where `attention_mask` (B, L) is 0.
+
+    The seed is one for all rows, or int64 (B,), one for each.
+    """
     rows = row_numbers(first_row, attention_mask.shape[0]).to(attention_mask.device)
-    return RowUniforms(seed, rows, attention_mask.long().cumsum(dim=1) - 1)
+    return RowUniforms(row_seeds(seed, len(rows)).to(rows.device), rows, attention_mask.long().cumsum(dim=1) - 1)
 
 
 def row_numbers(first_row: int | Tensor, count: int) -> Tensor:
     """The numbers of so many rows, int64 (B,): from the first one on, or, where a tensor is given, just these."""
-    if not isinstance(first_row, Tensor):
-        return torch.arange(first_row, first_row + count)
-    if first_row.shape != (count,) or first_row.dtype != torch.int64:
+    if isinstance(first_row, Tensor):
+        return _one_each("first_row", first_row, count, "the number of the first row")
+    return torch.arange(first_row, first_row + count)
+
+
+def row_seeds(seed: int | Tensor, count: int) -> Tensor:
+    """The seeds of so many rows, int64 (B,): one for all, or, where a tensor is given, just these."""
+    return (
+        _one_each("seed", seed, count, "one seed for all rows")
+        if isinstance(seed, Tensor)
+        else torch.full((count,), seed)
+    )
+
+
+def _one_each(name: str, values: Tensor, count: int, otherwise: str) -> Tensor:
+    """A number for each row. Raises ValueError, which names the argument, for another shape or type."""
+    if values.shape != (count,) or values.dtype != torch.int64:
         raise ValueError(
-            f"first_row is {first_row.dtype} {tuple(first_row.shape)}; give the number of the first row, or int64 "
-            f"({count},), one number for each row"
+            f"{name} is {values.dtype} {tuple(values.shape)}; give {otherwise}, or int64 ({count},), one number for "
+            "each row"
         )
-    return first_row
+    return values
 
 
 def _logits(

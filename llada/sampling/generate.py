@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
-from llada.sampling.denoise import State, row_numbers, row_uniforms
+from llada.sampling.denoise import State, row_numbers, row_seeds, row_uniforms
 from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import MaskPredictor, Meter
 from llada.sampling.request import check_length, check_tokens, eos_token, left_padding, prompt_padding
@@ -32,7 +32,7 @@ def generate(
     prompt: Tensor,
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     *,
     first_row: int | Tensor = 0,
 ) -> Generation:
@@ -46,7 +46,7 @@ def generate(
         prompt: tokens (B, P), P may be 0; shorter prompts are padded on the left.
         attention_mask: (B, P), 0 at padding; None: no padding.
         sampler: None: low-confidence remasking, greedy, one token per step.
-        seed: row i's randomness is a function of (seed, i) alone.
+        seed: row i's randomness is a function of (seed, i) alone; or int64 (B,), a seed for each row.
         first_row: the number i of the first row, where a request is generated in several batches; or a number for each
             row, int64 (B,), such as one that is made of its content.
 
@@ -66,7 +66,7 @@ def generation_states(
     prompt: Tensor,
     attention_mask: Tensor | None,
     sampler: SamplerConfig,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     *,
     first_row: int | Tensor = 0,
     meter: Meter | None = None,
@@ -99,7 +99,7 @@ def infill(
     canvas: Tensor,
     attention_mask: Tensor | None = None,
     sampler: SamplerConfig | None = None,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     *,
     first_row: int | Tensor = 0,
 ) -> Generation:
@@ -119,7 +119,7 @@ def infill_states(
     canvas: Tensor,
     attention_mask: Tensor | None,
     sampler: SamplerConfig,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     *,
     first_row: int | Tensor = 0,
     meter: Meter | None = None,
@@ -186,7 +186,7 @@ def _grow(
     attention_mask: Tensor | None,
     sampler: SamplerConfig,
     longest: int,
-    seed: int,
+    seed: int | Tensor,
     first_row: int | Tensor,
     meter: Meter,
 ) -> Generation:
@@ -198,9 +198,9 @@ def _grow(
     check_length(model, max(map(len, rows), default=0) + longest)
     answers = prompt.new_full((len(rows), longest), eos_token(model, "longest"))
     lengths = torch.zeros(len(rows), dtype=torch.long, device=prompt.device)
-    numbers = row_numbers(first_row, len(rows))
+    numbers, seeds = row_numbers(first_row, len(rows)), row_seeds(seed, len(rows))
     for i, row in enumerate(rows):  # one by one, as each canvas grows at other places
-        uniforms = row_uniforms(seed, row.new_ones(1, len(row) + longest), numbers[i : i + 1])
+        uniforms = row_uniforms(seeds[i : i + 1], row.new_ones(1, len(row) + longest), numbers[i : i + 1])
         counted = meter.of_rows(torch.tensor([i], device=prompt.device))
         answer = answer_of(sampler, model, row, uniforms, counted).sequence[len(row) :]
         lengths[i] = len(answer)

@@ -36,14 +36,14 @@ def moment(block: int, step: int) -> int:
 class RowUniforms:
     """The source of all randomness of one call of a sampler."""
 
-    seed: int
+    seed: Tensor  # (B,) int64, of the request that each batch row belongs to
     rows: Tensor  # (B,) int64, which row of the request each batch row is
     positions: Tensor  # (B, L) int64, the token's index in its own sequence, padding not counted
 
     def __call__(self, columns: slice, step: int, stream: int) -> Tensor:
         """Numbers in (0, 1) for a window of the canvas, float64 (B, W); another `stream` gives independent ones."""
         key = torch.zeros_like(self.rows[:, None])
-        for counter in (self.seed, self.rows[:, None], step, stream):
+        for counter in (self.seed[:, None], self.rows[:, None], step, stream):
             key = _step(key + counter)
         bits = _step(key + self.positions[:, columns])
         return ((shifted(bits, 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)  # the last one rounds to 1

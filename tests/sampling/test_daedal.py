@@ -91,7 +91,7 @@ def test_every_step_draws_with_numbers_of_its_own():
             asked.append((step, stream))
             return super().__call__(columns, step, stream)
 
-    uniforms = Watched(0, torch.zeros(1, dtype=torch.long), torch.arange(61)[None])
+    uniforms = Watched(torch.tensor([0]), torch.zeros(1, dtype=torch.long), torch.arange(61)[None])
     options = {"initial": 32, "longest": 60, "block_length": 8, "draft": categorical(1.0), "uniforms": uniforms}
     daedal(Story(prompt=1, length=20, doubtful=5), torch.tensor([1]), MASK, EOS, **options)
     assert len([stream for _, stream in asked if stream == Stream.DRAFT]) > 2
