@@ -20,7 +20,7 @@ from llada.durable import check_folder, publish_file
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
-from llada.sampling.generate import Generation, account, generate, generation_states
+from llada.sampling.generate import Generation, account, canvas_of, generate, generation_states
 from llada.sampling.predictors import Meter
 
 HELP = """/set KEY VALUE   change the sampler, e.g. /set steps 32
@@ -89,8 +89,7 @@ class Session:
             if self.sampler.longest is not None:
                 out = generate(self.model, prompt, None, self.sampler, seed)
             else:
-                mask = self.model.config.mask_token_id
-                canvas = torch.nn.functional.pad(prompt, (0, self.sampler.gen_length), value=mask)
+                canvas = canvas_of(self.model, prompt, self.sampler)
                 meter = Meter.of(prompt)
                 states = generation_states(self.model, prompt, None, self.sampler, seed, meter=meter)
                 out = account(shown(states, canvas, prompt.shape[1]), canvas, self.model, meter)

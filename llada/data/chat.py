@@ -8,6 +8,7 @@ header is control tokens, what people wrote is text, so that no content can imit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -181,6 +182,63 @@ def chat_row(
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of generated tokens, up to the first end of turn or end of sequence."""
-    ends = (tokenizer.eos_token_id, tokenizer.get_vocab().get(SPECIAL_TOKENS.eot))
+    ends = _ends(tokenizer)
     length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return str(tokenizer.decode(list(ids[:length]), skip_special_tokens=True))
+    return _decode(tokenizer, ids[:length])
+
+
+class TextStream:
+    """The text of `decode_response`, piece by piece while the tokens come: joined, the pieces are that text.
+
+    What the next token may still change is held back: a character of which some bytes are missing, and the last
+    spaces where the tokenizer takes out those before punctuation.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self._ends, self._special = _ends(tokenizer), frozenset(tokenizer.all_special_ids)
+        self._ids: list[int] = []
+        self._given = 0  # characters
+        self._ended = False
+
+    def add(self, ids: Sequence[int]) -> str:
+        """The text that the next tokens have made certain; after an end of turn or of sequence there is none."""
+        for token in ids:
+            if self._ended or token in self._ends:
+                return self.end()
+            self._ids.append(token)
+        return self._new(self._certain())
+
+    def end(self) -> str:
+        """What was held back; no text follows."""
+        self._ended = True
+        return self._new(_decode(self._tokenizer, self._ids))
+
+    def _certain(self) -> str:
+        count = len(self._ids)
+        while count and self._runs_on(self._ids[count - 1]):
+            count -= 1
+        text = _decode(self._tokenizer, self._ids[:count]).rstrip("\N{REPLACEMENT CHARACTER}")
+        return text[:-_CLEANED] if self._tokenizer.clean_up_tokenization_spaces else text
+
+    def _runs_on(self, token: int) -> bool:
+        """Whether the token is part of a run of bytes, all of which a byte that does not fit makes unreadable."""
+        return token in self._special or bool(_BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))))
+
+    def _new(self, text: str) -> str:
+        piece = text[self._given :]
+        self._given += len(piece)
+        return piece
+
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # tokens of sentencepiece for what its vocabulary does not have
+_CLEANED = 8  # characters at the end of a text that the cleaning of spaces may change; what it looks for has four
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> tuple[object, ...]:
+    """The ids after which nothing is said; None for one that the tokenizer does not have."""
+    return tokenizer.eos_token_id, tokenizer.get_vocab().get(SPECIAL_TOKENS.eot)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))

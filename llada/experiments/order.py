@@ -21,7 +21,7 @@ from llada.eval.answers import left_padded
 from llada.experiments.chains import ChainSettings, taught
 from llada.experiments.experiment import Experiment
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import generation_states
+from llada.sampling.generate import canvas_of, generation_states
 from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
 from llada.show.picture import boxes, lines_of
 
@@ -48,11 +48,11 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     (model, tokenizer, _), task = taught(settings, folder)
     pad = cast(int, tokenizer.pad_token_id)
     prompt, attention_mask = left_padded([encode_prompt(tokenizer, asked) for asked in task.conversations], pad)
-    canvas = torch.nn.functional.pad(prompt, (0, settings.gen_length), value=model.config.mask_token_id)
     samplers = {}
     for name in settings.samplers:
-        recorder = Recorder(canvas, model.config.mask_token_id)
-        for _ in recorder.watch(generation_states(model, prompt, attention_mask, settings.sampler(name))):
+        sampler = settings.sampler(name)
+        recorder = Recorder(canvas_of(model, prompt, sampler), model.config.mask_token_id)
+        for _ in recorder.watch(generation_states(model, prompt, attention_mask, sampler)):
             pass
         how = ar_ness(recorder.trace, 1)
         samplers[name] = _shown(recorder.trace, settings.shown, prompt.shape[1], tokenizer) | {

@@ -83,7 +83,7 @@ def generation_states(
             "generate without a streamer, or leave out longest"
         )
     sampler.check_lengths()
-    canvas = _canvas(model, prompt, sampler)
+    canvas = canvas_of(model, prompt, sampler)
     P = prompt.shape[1]
     attention_mask = prompt_padding(model, prompt, attention_mask)
     padded = torch.cat((attention_mask, attention_mask.new_ones(canvas.shape[0], sampler.gen_length)), dim=1)
@@ -92,6 +92,17 @@ def generation_states(
     uniforms = row_uniforms(seed, padded, first_row)
     meter = Meter.of(prompt) if meter is None else meter
     return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter, likeliest)
+
+
+def canvas_of(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
+    """The canvas that `generate` begins with: the prompt and [MASK] for what is to be generated, (B, P + gen_length).
+
+    Raises ValueError where the prompt holds [MASK], and where both exceed the model's length.
+    """
+    check_tokens(model, prompt)
+    check_length(model, prompt.shape[1] + sampler.gen_length)
+    masks = prompt.new_full((prompt.shape[0], sampler.gen_length), model.config.mask_token_id)
+    return torch.cat((prompt, masks), dim=1)
 
 
 def infill(
@@ -177,7 +188,7 @@ def collect(
     states: Iterator[State], model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig, meter: Meter
 ) -> Generation:
     """Run the states of `generation_states`, which was given this meter, to their end and account for them."""
-    return account(states, _canvas(model, prompt, sampler), model, meter)
+    return account(states, canvas_of(model, prompt, sampler), model, meter)
 
 
 def _grow(
@@ -232,11 +243,3 @@ def until_end(sequences: Tensor, generated: Tensor, eos_token_id: int | None) ->
         return generated
     ended = (generated & (sequences == eos_token_id)).long()
     return generated & (ended.cumsum(dim=1) - ended == 0)
-
-
-def _canvas(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
-    """The prompt and [MASK] for everything to be generated, (B, P + gen_length)."""
-    check_tokens(model, prompt)
-    check_length(model, prompt.shape[1] + sampler.gen_length)
-    masks = prompt.new_full((prompt.shape[0], sampler.gen_length), model.config.mask_token_id)
-    return torch.cat((prompt, masks), dim=1)

@@ -14,6 +14,7 @@ from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
 from llada.sampling.generate import collect, generate, generation_states
 from llada.sampling.predictors import Meter
+from llada.sampling.streaming import finished_blocks
 
 # Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
 _NOT_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
@@ -113,14 +114,13 @@ def _sampler(values: dict[str, Any]) -> SamplerConfig:
 def _streamed(states: Iterator[State], prompt: Tensor, streamer: BaseStreamer) -> Iterator[State]:
     """Pass the states on, and tell the streamer about each."""
     streamer.put(prompt.cpu())
-    last = None
-    for state in states:
-        if last is not None and last.block != state.block:
-            streamer.put(last.canvas[:, last.block].cpu())
-        if isinstance(streamer, DraftStreamer):
-            streamer.put_draft(state.draft.cpu())
-        yield state
-        last = state
-    if last is not None:
-        streamer.put(last.canvas[:, last.block.start :].cpu())
+    put = prompt.shape[1]
+    for state, end in finished_blocks(states, put):
+        if end > put:
+            streamer.put(state.canvas[:, put:end].cpu())
+            put = end
+        if end < state.canvas.shape[1]:  # the last state comes twice
+            if isinstance(streamer, DraftStreamer):
+                streamer.put_draft(state.draft.cpu())
+            yield state
     streamer.end()
