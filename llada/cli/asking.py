@@ -102,8 +102,27 @@ def run(
     return out
 
 
-def told(out: Generation, text: str, as_json: bool) -> None:
-    """Print the text, and what it cost; as one line of JSON on request."""
+def streamed(
+    states: Iterator[State], start: int, tokenizer: PreTrainedTokenizerBase, before: str = ""
+) -> Iterator[State]:
+    """The same states; prints the first row's answer, from position `start` on and after the text `before` it.
+
+    A block is printed as soon as it is final, and a line break at the end.
+    """
+    from llada.data.chat import TextStream
+    from llada.sampling.streaming import finished_blocks
+
+    text, printed = TextStream(tokenizer), start
+    for state, end in finished_blocks(states, start):
+        typer.echo(before + text.add(state.canvas[0, printed:end].tolist()), nl=False)  # which also flushes
+        before, printed = "", end
+        if end < state.canvas.shape[1]:  # the last state comes twice
+            yield state
+    typer.echo(text.end())
+
+
+def told(out: Generation, text: str | None, as_json: bool) -> None:
+    """Print the text (None: it is printed already), and what it cost; as one line of JSON on request."""
     import json
 
     passes = int(out.forward_passes)
@@ -116,5 +135,6 @@ def told(out: Generation, text: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(values, ensure_ascii=False))
     else:
-        typer.echo(text)
+        if text is not None:
+            typer.echo(text)
         typer.echo(f"({passes} forward passes)", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llada.cli.asking import Delay, Device, Fields, Sampler, Seed, load
+from llada.cli.asking import Delay, Device, Fields, Sampler, Seed, load, streamed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +23,7 @@ def chat(
     sampler: Sampler = "low_confidence",
     set_: Fields = None,
     system: Annotated[str | None, typer.Option(help="what the model is told before all else")] = None,
-    watch: Annotated[bool, typer.Option(help="show the canvas as it is revealed")] = True,
+    watch: Annotated[bool, typer.Option(help="show the canvas as it is revealed; of no effect in a pipe")] = True,
     delay: Delay = 0.0,
     seed: Seed = 0,
     device: Device = None,
@@ -72,7 +72,9 @@ def _answer(session: Session, console: Console, *, watch: bool, delay: float) ->
     from llada.show import terminal
 
     def shown(states: Iterator[State], canvas: Tensor, start: int) -> Iterator[State]:
-        if not watch or not console.is_terminal:
+        if not console.is_terminal:
+            return streamed(states, start, session.tokenizer)
+        if not watch:
             return states
         mask = session.model.config.mask_token_id
         return terminal.watch(states, canvas, mask, session.tokenizer, console, start=start, delay=delay)
@@ -82,6 +84,7 @@ def _answer(session: Session, console: Console, *, watch: bool, delay: float) ->
     except KeyboardInterrupt:
         console.print("stopped; nothing of it is kept, and the question can be said again", style="dim")
         return
-    console.print(session.messages[-1]["content"], markup=False, soft_wrap=True)
+    if console.is_terminal or session.sampler.longest is not None:  # without states, nothing is printed yet
+        console.print(session.messages[-1]["content"], markup=False, soft_wrap=True)
     if console.is_terminal:
         console.print(f"{int(out.forward_passes)} forward passes", style="dim")

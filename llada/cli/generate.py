@@ -1,40 +1,35 @@
 """`llada generate`: answer or continue a text with a trained model."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llada.cli.asking import (
-    Alternatives,
-    AsJSON,
-    Delay,
-    Device,
-    Fields,
-    Sampler,
-    Seed,
-    TraceFile,
-    Watch,
-    load,
-    looking,
-    run,
-    told,
-)
+from llada.cli import asking
+
+if TYPE_CHECKING:
+    from llada.sampling.denoise import State
+    from llada.sampling.likeliest import Likeliest
+    from llada.sampling.predictors import Meter
 
 
 def generate(
     model: Annotated[Path, typer.Argument(help="folder of a trained model")],
     prompt: Annotated[str, typer.Argument(help="question to a chat model, or with --raw text to continue")],
-    sampler: Sampler = "low_confidence",
-    set_: Fields = None,
+    sampler: asking.Sampler = "low_confidence",
+    set_: asking.Fields = None,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text itself instead of answering it")] = False,
-    seed: Seed = 0,
-    watch: Watch = False,
-    delay: Delay = 0.0,
-    trace: TraceFile = None,
-    alternatives: Alternatives = 0,
-    device: Device = None,
-    as_json: AsJSON = False,
+    seed: asking.Seed = 0,
+    watch: asking.Watch = False,
+    delay: asking.Delay = 0.0,
+    trace: asking.TraceFile = None,
+    alternatives: asking.Alternatives = 0,
+    device: asking.Device = None,
+    stream: Annotated[bool, typer.Option("--stream", help="print each block as soon as it is final")] = False,
+    as_json: asking.AsJSON = False,
 ) -> None:
     """Generate text: llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32"""
     import torch
@@ -44,29 +39,37 @@ def generate(
     from llada.data.tokenizer import encode
     from llada.sampling import generate as sampling
 
-    how = looking(watch, delay, trace, alternatives)
-    asked = load(model, sampler, set_, device)
+    if stream and (as_json or watch):
+        other = "--json" if as_json else "--watch"
+        raise ValueError(f"--stream does not go with {other}, which shows the text in its own way; leave one out")
+    how = asking.looking(watch, delay, trace, alternatives)
+    asked = asking.load(model, sampler, set_, device)
     tokenizer = asked.tokenizer
     ids = encode(tokenizer, prompt) if raw else encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
     given = torch.tensor([ids], dtype=torch.long, device=asked.model.device)
+    before = prompt if raw else ""
+
+    def states(meter: Meter, likeliest: Likeliest | None) -> Iterator[State]:
+        passing = sampling.generation_states(
+            asked.model, given, None, asked.sampler, seed, meter=meter, likeliest=likeliest
+        )
+        return asking.streamed(passing, len(ids), tokenizer, before) if stream else passing
+
     if asked.sampler.longest is not None:
-        if how.watch or how.trace is not None:
+        if how.watch or how.trace is not None or stream:
             raise ValueError(
-                "longest: an answer that finds its own length has no steps to watch or record, as its canvas grows; "
-                "leave out --watch and --trace"
+                "longest: an answer that finds its own length has no steps to watch, record or stream, as its canvas "
+                "grows; leave out --watch, --trace and --stream"
             )
         out = sampling.generate(asked.model, given, None, asked.sampler, seed)
     else:
-        canvas = torch.nn.functional.pad(given, (0, asked.sampler.gen_length), value=asked.model.config.mask_token_id)
-        out = run(
+        out = asking.run(
             asked,
-            canvas,
-            lambda meter, likeliest: sampling.generation_states(
-                asked.model, given, None, asked.sampler, seed, meter=meter, likeliest=likeliest
-            ),
+            sampling.canvas_of(asked.model, given, asked.sampler),
+            states,
             how,
             Console(stderr=True),
             start=0 if raw else len(ids),
         )
-    text = (prompt if raw else "") + decode_response(tokenizer, out.sequences[0, len(ids) :].tolist())
-    told(out, text, as_json)
+    text = before + decode_response(tokenizer, out.sequences[0, len(ids) :].tolist())
+    asking.told(out, None if stream else text, as_json)

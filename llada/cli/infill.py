@@ -5,36 +5,22 @@ from typing import Annotated
 
 import typer
 
-from llada.cli.asking import (
-    Alternatives,
-    AsJSON,
-    Delay,
-    Device,
-    Fields,
-    Sampler,
-    Seed,
-    TraceFile,
-    Watch,
-    load,
-    looking,
-    run,
-    told,
-)
+from llada.cli import asking
 
 
 def infill(
     model: Annotated[Path, typer.Argument(help="folder of a trained model")],
     text: Annotated[str, typer.Argument(help="___ marks a gap")],
     gap: Annotated[int, typer.Option(help="tokens for each ___", min=1)] = 8,
-    sampler: Sampler = "low_confidence",
-    set_: Fields = None,
-    seed: Seed = 0,
-    watch: Watch = False,
-    delay: Delay = 0.0,
-    trace: TraceFile = None,
-    alternatives: Alternatives = 0,
-    device: Device = None,
-    as_json: AsJSON = False,
+    sampler: asking.Sampler = "low_confidence",
+    set_: asking.Fields = None,
+    seed: asking.Seed = 0,
+    watch: asking.Watch = False,
+    delay: asking.Delay = 0.0,
+    trace: asking.TraceFile = None,
+    alternatives: asking.Alternatives = 0,
+    device: asking.Device = None,
+    as_json: asking.AsJSON = False,
 ) -> None:
     """Fill in a text: llada infill runs/quickstart/pretrain/model "Return the ___ of the array." --gap 6"""
     import torch
@@ -45,13 +31,13 @@ def infill(
 
     if "___" not in text:
         raise ValueError("the text has no gap; mark each with ___, or continue a text with llada generate --raw")
-    how = looking(watch, delay, trace, alternatives)
-    asked = load(model, sampler, set_, device)
+    how = asking.looking(watch, delay, trace, alternatives)
+    asked = asking.load(model, sampler, set_, device)
     parts = [encode(asked.tokenizer, part) for part in text.split("___")]
     hole = [asked.model.config.mask_token_id] * gap
     tokens = parts[0] + [token for part in parts[1:] for token in (*hole, *part)]
     canvas = torch.tensor([tokens], device=asked.model.device)
-    out = run(
+    out = asking.run(
         asked,
         canvas,
         lambda meter, likeliest: infill_states(
@@ -60,4 +46,4 @@ def infill(
         how,
         Console(stderr=True),
     )
-    told(out, str(asked.tokenizer.decode(out.sequences[0])), as_json)
+    asking.told(out, str(asked.tokenizer.decode(out.sequences[0])), as_json)

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+import typer
 from console import llada
 
 from llada.cli.session import _COMMANDS, Session
@@ -185,6 +186,18 @@ def test_command_answers_until_the_end_of_input(tuned, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "llada: unknown key 'stepz'; did you mean 'steps'" in out
     assert "3 messages" in out
+
+
+@pytest.mark.parametrize("more", [["--set", "block_length=4"], ["--sampler", "daedal", "--set", "longest=16"]])
+def test_answer_comes_in_blocks_in_a_pipe(more, tuned, loaded, monkeypatch, capsys):
+    printed, echo = [], typer.echo
+    monkeypatch.setattr("typer.echo", lambda text, **options: (printed.append(text), echo(text, **options)))
+    typed(monkeypatch, "Add 3 and 4.", "And 5?")
+    llada(monkeypatch, "chat", tuned / "model", "--set", "gen_length=12", *more)
+    sampler = SamplerConfig.named("daedal", gen_length=12, longest=16) if "daedal" in more else None
+    session = Session(*loaded, sampler or SamplerConfig(gen_length=12, block_length=4))
+    assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in say(session, "Add 3 and 4.", "And 5?"))
+    assert (len(list(filter(None, printed))) > 2) == (sampler is None)
 
 
 def test_quit_ends_it(tuned, monkeypatch, capsys):

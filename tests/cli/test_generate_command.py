@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from console import llada, refusal
 
 from llada.sampling.trace import Trace
@@ -63,13 +64,34 @@ def test_trace_holds_what_was_printed(command, tuned, tmp_path, monkeypatch, cap
     assert recorded.alternatives.shape == (8, 3)
 
 
+@pytest.mark.parametrize("arguments", [["Add 3 and 4."], ["the model", "--raw", "--set", "temperature=0.7"]])
+def test_stream_prints_the_same_text_in_blocks(arguments, tuned, tmp_path, monkeypatch, capsys):
+    trace = ["--alternatives", 2, "--trace"]
+    command = ["generate", tuned / "model", *arguments, "--set", "gen_length=12", "--set", "block_length=4"]
+    command += ["--set", "forbid_eos=true", *trace]
+    llada(monkeypatch, *command, tmp_path / "whole.json")
+    whole = capsys.readouterr()
+    told, echo = [], typer.echo
+    monkeypatch.setattr("typer.echo", lambda text, **options: (told.append(text), echo(text, **options)))
+    llada(monkeypatch, *command, tmp_path / "streamed.json", "--stream")
+    streamed = capsys.readouterr()
+    assert streamed.out == whole.out
+    assert streamed.err.splitlines()[-1] == whole.err.splitlines()[-1] == "(12 forward passes)"
+    *pieces, _ = filter(None, told)  # the last is what it cost
+    assert len(pieces) >= 3
+    assert (tmp_path / "whole.json").read_bytes() == (tmp_path / "streamed.json").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["generate", "a", "--alternatives", 2], "--alternatives has no effect without --trace"),
         (["generate", "a", "--delay", 1], "--delay has no effect without --watch"),
         (["generate", "a", "--trace", "nowhere/t.json"], "there is no folder nowhere; make it first"),
-        (["generate", "a", "--sampler", "daedal", "--watch"], "leave out --watch and --trace"),
+        (["generate", "a", "--sampler", "daedal", "--watch"], "leave out --watch, --trace and --stream"),
+        (["generate", "a", "--sampler", "daedal", "--stream"], "leave out --watch, --trace and --stream"),
+        (["generate", "a", "--stream", "--json"], "--stream does not go with --json"),
+        (["generate", "a", "--stream", "--watch"], "--stream does not go with --watch"),
         (["generate", "a", "--set", "gen_length=1000"], "exceed"),
         (["infill", "a b"], "the text has no gap; mark each with ___"),
         (["infill", "a ___", "--set", "gen_length=4"], "gen_length has no effect on infilling"),
