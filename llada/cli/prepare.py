@@ -6,7 +6,7 @@ import json
 import random
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from tqdm import tqdm
@@ -48,6 +48,7 @@ def prepare(
     families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
     count: Annotated[int | None, typer.Option(help="instructions per family; 2000 if not given", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="of generated instructions; 0 if not given")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON, and nothing else")] = False,
 ) -> None:
     """Write data that `llada pretrain` (text) or `llada sft` (instructions) reads.
 
@@ -66,7 +67,9 @@ def prepare(
         _refuse(source, of_text | of_files)
         if output.exists() and any(output.iterdir()):
             raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
-        _write_instructions(output, families.split(",") if families else list(FAMILIES), count or 2000, seed or 0)
+        chosen = families.split(",") if families else list(FAMILIES)
+        made = _write_instructions(output, chosen, count or 2000, seed or 0)
+        _tell(made, as_json)
         return
     _refuse(source, of_instructions | (of_files if source == "python-documentation" else {}))
     for name in ("vocab_size", "sample_bytes"):
@@ -78,7 +81,8 @@ def prepare(
         reading = Source(source, longest=longest_document or 2**24, **_given(of_reading))
         corpus = text_corpus(reading, heldout=0.05 if heldout is None else heldout, max_bytes=max_bytes)
     making = Making(skip_bad=bad_rows is Policy.SKIP, **_given(of_making))
-    _write_text(corpus, output, making, workers or 1, max_bytes, resume)
+    made = _write_text(corpus, output, making, workers or 1, max_bytes, resume)
+    _tell(made, as_json)
 
 
 def _option(name: str) -> str:
@@ -97,23 +101,31 @@ def _refuse(source: str, options: dict[str, object]) -> None:
 
 def _write_text(
     corpus: Corpus, output: Path, making: Making, workers: int, max_bytes: int | None, resume: bool
-) -> None:
+) -> dict[str, Any]:
+    """Make the data, and say of what it is made, as `--json` prints it.
+
+    Keys: `output`, the folder; `splits`, of `train` and `heldout` the `documents`, `tokens` and `text_bytes`;
+    `left_out`, of the rows that could not be used, by what is wrong with them, the `count` and the `first`.
+    """
     with tqdm(total=max_bytes, unit="B", unit_scale=True, disable=None) as bar:
         for progress in prepare_corpus(corpus, output, making, workers=workers, resume=resume):
             bar.set_description(progress.doing, refresh=False)
             bar.update(progress.text_bytes - bar.n)
+    splits = {}
     for split in SPLITS:
         index = read_index(output / split)
-        typer.echo(
-            f"{split}: {index.documents} documents, {index.tokens} tokens, {index.text_bytes / 1e6:.1f} MB of text"
-        )
-    left_out = BadRows(json.loads((output / "prepare.json").read_bytes())["left_out"])
-    if left_out.total:
-        typer.echo(f"left out: {left_out}")
+        splits[split] = {"documents": index.documents, "tokens": index.tokens, "text_bytes": index.text_bytes}
+    left_out = json.loads((output / "prepare.json").read_bytes())["left_out"]
+    return {"output": str(output), "splits": splits, "left_out": left_out}
 
 
-def _write_instructions(output: Path, families: list[str], count: int, seed: int) -> None:
-    """train.jsonl and test.jsonl with disjoint contents; test rows keep their family for scoring."""
+def _write_instructions(output: Path, families: list[str], count: int, seed: int) -> dict[str, Any]:
+    """train.jsonl and test.jsonl with disjoint contents; test rows keep their family for scoring.
+
+    What `--json` prints of them: `output`, the folder; `splits`, of `train` and `test` the number of `conversations`;
+    their `families`; `left_out`, which is empty.
+    """
+    splits = {}
     sizes: dict[Literal["train", "test"], int] = {"train": count, "test": max(count // 20, 50)}
     for split, number in sizes.items():
         rows = [row for family in families for row in instructions(family, split, number, seed)]
@@ -121,4 +133,21 @@ def _write_instructions(output: Path, families: list[str], count: int, seed: int
         lines = (json.dumps({"messages": as_messages(row), "family": row.family}) + "\n" for row in rows)
         output.mkdir(parents=True, exist_ok=True)
         write_durably(output / f"{split}.jsonl", "".join(lines).encode())
-        typer.echo(f"{split}: {len(rows)} conversations of {len(families)} families")
+        splits[split] = {"conversations": len(rows)}
+    return {"output": str(output), "splits": splits, "families": families, "left_out": {}}
+
+
+def _tell(made: dict[str, Any], as_json: bool) -> None:
+    """Print what was made: as JSON, or a line for each split."""
+    if as_json:
+        typer.echo(json.dumps(made))
+        return
+    for split, sizes in made["splits"].items():
+        if "families" in made:
+            said = f"{sizes['conversations']} conversations of {len(made['families'])} families"
+        else:
+            text = f"{sizes['text_bytes'] / 1e6:.1f} MB of text"
+            said = f"{sizes['documents']} documents, {sizes['tokens']} tokens, {text}"
+        typer.echo(f"{split}: {said}")
+    if made["left_out"]:
+        typer.echo(f"left out: {BadRows(made['left_out'])}")

@@ -1,5 +1,6 @@
 """`llada tune`: which sampler to take, by measuring many on a task."""
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -28,9 +29,12 @@ def tune(
     device: Annotated[str | None, typer.Option(help="such as cuda; the CPU if not given")] = None,
     results: Annotated[Path | None, typer.Option(help="JSON file to keep measurements in, and go on from")] = None,
     output: Annotated[Path | None, typer.Option(help="YAML file for the chosen sampler, for --sampler")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print table and choice as JSON, and nothing else")] = False,
 ) -> None:
     """Find the cheapest accurate sampler: llada tune runs/sft/model questions.jsonl --set gen_length=16"""
-    from llada.cli.operating_point import announced, headline, show
+    from tqdm import tqdm
+
+    from llada.cli.operating_point import announce, headline, record, show
     from llada.config import load_config, to_yaml
     from llada.durable import check_folder, publish_file
     from llada.eval.grid import grid
@@ -61,10 +65,15 @@ def tune(
     check_prompts(asked, tokenizer, base.longest or base.gen_length, loaded.config.max_position_embeddings)
     how = {"batch_size": batch_size, "seed": seed}
     kept = Results(results, subject_of(loaded, tokenizer, asked, **how))
-    samplers = announced(tried, len(asked.expected))
+    if not as_json:
+        announce(tried, len(asked.expected))
+    samplers = tqdm(tried.samplers, unit="sampler", disable=None)
     measurements = list(sweep(samplers, lambda one: measure(loaded, tokenizer, asked, one, **how), kept))
     point = operating_point(measurements, shared, by=by, tolerance=tolerance)
-    show(measurements, shared, point)
+    if as_json:
+        typer.echo(json.dumps(record(tried, measurements, shared, point)))
+    else:
+        show(measurements, shared, point)
     if output is not None:
         comment = f"{shlex.join(('llada', *sys.argv[1:]))}: {headline(measurements, shared, point)}"
         publish_file(output, to_yaml(measurements[point.choice.chosen].sampler, comment))

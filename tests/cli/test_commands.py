@@ -83,7 +83,7 @@ def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, 
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"],
     }[launcher]
     output = tmp_path / "run"
-    settings = [f"data={prepared}", f"output={output}", "evaluate_every=10", "model.max_sequence_length=128"]
+    settings = [f"data={prepared}", f"output={output}", "evaluate_every=10", "model.max_sequence_length=128", "--json"]
     done = subprocess.run(
         [*start, str(ROOT / "scripts" / "pretrain.py"), str(pretrain_yaml), *settings],
         capture_output=True,
@@ -92,6 +92,7 @@ def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["log"] == read_log(output)[-1]  # of the main process alone
     for one, other in zip(read_log(output), read_log(pretrained), strict=True):
         assert one.keys() == other.keys()
         for key in one.keys() - {"elapsed", "tokens_per_second"}:

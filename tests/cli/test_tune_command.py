@@ -66,6 +66,26 @@ def test_chosen_sampler_is_shown_kept_and_taken_by_generate(tuned, questions, tm
     )
     assert capsys.readouterr().out == said
     assert SamplerConfig.named(str(again)) == chosen
+    kept = results.read_bytes()
+    llada(monkeypatch, "tune", tuned / "model", questions, *GRID, "--by", "passes", "--results", results, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert results.read_bytes() == kept
+    assert (told["samplers"], told["refused"], told["repeated"]) == (12, 0, 0)
+    rows = [line for line in said.splitlines() if "%–" in line and "of 18 rows" not in line]
+    assert len(told["table"]) == len(rows)
+    for row, line in zip(told["table"], rows, strict=True):
+        assert f"{row['right']:.1%} ({row['low']:.1%}–{row['high']:.1%})" in line
+        assert f"{row['loses_at_most']:.1%}" in line
+        assert f" {row['forward_passes']:.2f} " in line
+        assert f" {1000 * row['seconds']:.1f} " in line
+        assert line.rstrip().endswith(f"{row['tokens_per_second']:.0f}  {' '.join(row['front_of'])}".rstrip())
+    (row,) = [row for row in told["table"] if row["chosen"]]
+    assert SamplerConfig(**row["sampler"]).model_dump() == chosen.model_dump()
+    assert told["chosen"]["sampler"] == row["sampler"]
+    assert f"{told['chosen']['right']:.1%} right ({told['chosen']['low']:.1%}" in said
+    assert (told["chosen"]["rows"], told["chosen"]["no_part_in_choice"], told["chosen"]["shown"]) == (18, True, True)
+    assert sum(row["best"] for row in told["table"]) == 1
+
     llada(monkeypatch, "tune", tuned / "model", questions, *GRID, "--no-split", "--results", results)
     assert "of 36 rows that it was chosen by, which flatters it" in capsys.readouterr().out
     kept = output.read_bytes()
