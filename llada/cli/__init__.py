@@ -17,13 +17,14 @@ from llada.cli.generate import generate
 from llada.cli.infill import infill
 from llada.cli.plan import plan
 from llada.cli.prepare import prepare
+from llada.cli.serve import serve
 from llada.cli.train import pretrain, sft
 from llada.cli.tune import tune
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (
-    prepare, plan, pretrain, sft, generate, infill, chat, tune, evaluate, compare, experiment, export, doctor
+    prepare, plan, pretrain, sft, generate, infill, chat, tune, evaluate, compare, experiment, export, serve, doctor
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(trace.app, name="trace")

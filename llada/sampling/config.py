@@ -81,11 +81,10 @@ class SamplerConfig(Schema):
         """
         if name.endswith(".yaml"):
             return Path(name)
-        folder = config_folder() / "sampling"
-        if not (folder / f"{name}.yaml").is_file():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-            raise ConfigError(f"unknown sampler {name!r}; known: {known}; or name a .yaml file")
-        return folder / f"{name}.yaml"
+        known = {path.stem: path for path in sorted((config_folder() / "sampling").glob("*.yaml"))}
+        if name not in known:  # a path from there to another file is no name
+            raise ConfigError(f"unknown sampler {name!r}; known: {', '.join(known)}; or name a .yaml file")
+        return known[name]
 
     @property
     def blocks(self) -> int:

@@ -19,6 +19,10 @@ def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
         raise ValueError(f"the tokens have shape {tuple(tokens.shape)}; it must be (batch, length)")
     if tokens.is_floating_point():
         raise ValueError(f"token ids must be integers, not {tokens.dtype}")
+    known = getattr(model.config, "embedding_size", None) or getattr(model.config, "vocab_size", None)
+    if known is not None and tokens.numel() and not (tokens.min() >= 0 and tokens.max() < known):  # sync
+        worst = tokens.max() if tokens.max() >= known else tokens.min()
+        raise ValueError(f"token {int(worst)} is none of the model's {known}; encode the text with its own tokenizer")
 
 
 def check_length(model: MaskPredictor, length: int) -> None:

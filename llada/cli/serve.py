@@ -1,0 +1,52 @@
+"""`llada serve`: other programs ask a trained model over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llada.cli.asking import Device, Fields, Sampler, load
+from llada.config import ConfigError, apply_overrides
+
+Limit = Annotated[list[str] | None, typer.Option("--limit", help="KEY=VALUE, e.g. seconds=30; see llada.serve.limits")]
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model")],
+    sampler: Sampler = "low_confidence",
+    set_: Fields = None,
+    host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="what requests call the model; its path if not given")] = None,
+    limit: Limit = None,
+    api_key: Annotated[str | None, typer.Option(envvar="LLADA_API_KEY", help="bearer token that is asked for")] = None,
+    device: Device = None,
+) -> None:
+    """Answer requests in the OpenAI format: llada serve runs/quickstart/sft/model --set gen_length=32 --port 8000"""
+    try:
+        import uvicorn
+
+        from llada.serve.app import LOOPBACK, make_app
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"llada serve needs {missing.name}: pip install 'llada-lm[serve]'") from None
+    from llada.serve.limits import Limits
+
+    local = host in LOOPBACK or host == "::1"
+    if not local and not api_key:
+        raise ConfigError(f"--host {host} can be reached from elsewhere; give an --api-key that is asked for")
+    limits = Limits(**apply_overrides({}, limit or ()))
+    asked = load(model, sampler, set_, device)
+    hosts = LOOPBACK if local else ("*",)
+    app = make_app(
+        asked.model,
+        asked.tokenizer,
+        name=name or str(model),
+        sampler=asked.sampler,
+        limits=limits,
+        api_key=api_key or None,
+        hosts=hosts,
+    )
+    settings = uvicorn.Config(app, host=host, port=port, log_level="info", limit_concurrency=limits.connections)
+    uvicorn.Server(settings).run()

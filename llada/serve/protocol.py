@@ -1,0 +1,335 @@
+"""What the bodies of requests may hold, and the answers that they ask for.
+
+The names are those of the OpenAI interface; beside them stand the fields of `SamplerConfig`, which clients send as
+`extra_body`, and `sampler`, the name of a published one. A field that cannot act is refused by name.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from llada.config import ConfigError, Schema
+from llada.data.chat import encode_prompt
+from llada.data.tokenizer import encode
+from llada.sampling.config import GROWTH, SamplerConfig
+from llada.serve.errors import RequestError
+from llada.serve.limits import Limits, most_passes
+
+ANY = object()
+# what clients send without meaning it, and the values at which it changes nothing
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "user": (ANY,),
+    "metadata": (ANY,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (ANY,),
+}
+Whole = Annotated[int, Field(ge=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
+BodyT = TypeVar("BodyT", bound="Body")
+
+
+class StreamOptions(Schema):
+    include_usage: bool = False
+
+
+class Body(Schema):
+    """What both kinds of requests have."""
+
+    model: str
+    n: Whole = 1
+    max_tokens: Whole | None = None  # None: as the server's sampler
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None  # None: another one each time
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = Field(default_factory=list)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    sampler: str | None = None  # of configs/sampling; None: the server's
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class CompletionBody(Body):
+    """`/v1/completions`: texts, or tokens, to be continued, or with `suffix` a gap to be filled."""
+
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    suffix: str | None = None
+    echo: bool = False
+
+
+class Part(Schema):
+    """Of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Schema):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """With the content as one text, and roles that the layout has."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class ChatBody(Body):
+    """`/v1/chat/completions`: a conversation that the model is to go on with."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Whole | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer that is asked for."""
+
+    prompt: list[int]
+    suffix: list[int] | None  # what follows the gap that is filled; None: the prompt is continued
+    most: int  # tokens of the answer
+    sampler: SamplerConfig
+    seed: int
+    row: int  # which of the answers to the request it is: each has other random numbers
+
+
+@dataclass(frozen=True)
+class Request:
+    """All answers that one body asks for."""
+
+    asked: list[Asked]  # those to the first prompt, then those to the second, ...
+    prompts: list[str | None]  # of each answer, where they are to be repeated before it
+    prompt_tokens: int
+    seed: int
+    stops: list[str]
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Bodies → requests, for one model."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    mask_token_id: int
+    ends: Sequence[int]  # tokens that end a text
+    context: int  # tokens of prompt and answer
+    sampler: SamplerConfig  # of requests that say nothing else
+    limits: Limits
+
+    def completion(self, body: object, seed: int) -> Request:
+        """Of `/v1/completions`; the seed is that of a body without one. Raises RequestError."""
+        read, fields = self._read(CompletionBody, body)
+        prompts = _prompts(read.prompt)
+        ids = [self._ids(prompt) for prompt in prompts]
+        suffix = None if read.suffix is None else self._encoded(read.suffix, "suffix")
+        repeated = [self._text(prompt) if read.echo else None for prompt in prompts]
+        return self._request(read, fields, read.max_tokens, ids, suffix, repeated, seed)
+
+    def chat(self, body: object, seed: int) -> Request:
+        """Of `/v1/chat/completions`."""
+        read, fields = self._read(ChatBody, body)
+        most = read.max_completion_tokens
+        if most is not None and read.max_tokens is not None:
+            raise RequestError(
+                400, "max_tokens and max_completion_tokens say the same; give one of them", param="max_tokens"
+            )
+        messages = [message.plain for message in read.messages]
+        try:
+            ids = encode_prompt(self.tokenizer, messages)
+        except ValueError as error:
+            raise RequestError(400, str(error), param="messages") from None
+        return self._request(read, fields, most or read.max_tokens, [ids], None, [None], seed)
+
+    def _read(self, schema: type[BodyT], body: object) -> tuple[BodyT, dict[str, Any]]:
+        """The body, and the fields of the sampler that it gives."""
+        if not isinstance(body, dict):
+            raise RequestError(400, f"the body is a {type(body).__name__}; send a JSON object")
+        given = {key: value for key, value in body.items() if value is not None}
+        for key in given:
+            self._check_key(key, given[key], schema)
+        fields = {key: value for key, value in given.items() if key in _SAMPLER}
+        try:
+            read = schema(**{key: value for key, value in given.items() if key in schema.model_fields})
+        except ConfigError as error:
+            raise RequestError(400, str(error)) from None
+        if read.model != self.name:
+            raise RequestError(404, f"there is no model {read.model[:200]!r} here; it is {self.name!r}", param="model")
+        if read.stream_options is not None and not read.stream:
+            raise RequestError(400, "stream_options has no effect without stream", param="stream_options")
+        return read, fields
+
+    def _check_key(self, key: str, value: object, schema: type[Body]) -> None:
+        if key in schema.model_fields or key in _SAMPLER:
+            return
+        if key in _ELSEWHERE:
+            raise RequestError(400, f"{key}: {_ELSEWHERE[key]}", param=key)
+        if key not in WITHOUT_EFFECT:
+            near = difflib.get_close_matches(key, [*schema.model_fields, *_SAMPLER], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+            raise RequestError(400, f"unknown field {key[:200]!r}; {hint}", param=key[:200])
+        allowed = WITHOUT_EFFECT[key]
+        if ANY not in allowed and not any(type(value) in (type(a), float) and value == a for a in allowed):
+            raise RequestError(400, f"{key} is not supported here; leave it out", param=key)
+
+    def _request(
+        self,
+        body: Body,
+        fields: dict[str, Any],
+        most: int | None,
+        prompts: Sequence[list[int]],
+        suffix: list[int] | None,
+        repeated: Sequence[str | None],
+        seed: int,
+    ) -> Request:
+        choices = len(prompts) * body.n
+        if choices > self.limits.choices:
+            raise RequestError(
+                400,
+                f"{len(prompts)} prompts × n={body.n} are {choices} answers, more than the {self.limits.choices} that "
+                "this server allows in a request",
+            )
+        seed = seed if body.seed is None else body.seed
+        sampler, most = self._sampler(body.sampler, fields, most, fills=suffix is not None)
+        longest = most if suffix is not None else sampler.longest or sampler.gen_length
+        for ids in prompts:
+            tokens = len(ids) + len(suffix or ())
+            if tokens + longest > self.context:
+                raise RequestError(
+                    400,
+                    f"{tokens} tokens of the prompt and {longest} of the answer are more than the model's "
+                    f"{self.context}; shorten the prompt, or ask for fewer max_tokens",
+                )
+        rows = [ids for ids in prompts for _ in range(body.n)]
+        asked = [Asked(ids, suffix, most, sampler, seed, row) for row, ids in enumerate(rows)]
+        texts = [text for text in repeated for _ in range(body.n)]
+        tokens = sum(len(ids) + len(suffix or ()) for ids in prompts)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return Request(asked, texts, tokens, seed, body.stops, body.stream, usage)
+
+    def _sampler(
+        self, name: str | None, fields: dict[str, Any], most: int | None, *, fills: bool
+    ) -> tuple[SamplerConfig, int]:
+        """The sampler of a request, whose canvas is as many whole blocks as its answer needs; and its most tokens."""
+        if (
+            type(fields.get("top_p")) in (int, float) and fields["top_p"] == 1
+        ):  # clients' way of saying that nothing is cut off
+            fields = {**fields, "top_p": None}
+        try:
+            chosen = self.sampler if name is None else SamplerConfig.named(_published(name))
+            most = most or chosen.longest or chosen.gen_length
+            if most > self.limits.tokens:
+                raise RequestError(400, f"max_tokens={most} exceeds the {self.limits.tokens} that this server allows")
+            values = _filling(chosen, fields, most, self.ends) if fills else _continuing(chosen, fields, most)
+            sampler = SamplerConfig(**values)
+        except ConfigError as error:
+            raise RequestError(400, str(error)) from None
+        passes = most_passes(sampler, most if fills else sampler.longest or sampler.gen_length)
+        if passes > self.limits.passes:
+            raise RequestError(
+                400,
+                f"this sampler may call the model {passes} times, more than the {self.limits.passes} that this server "
+                "allows; ask for fewer max_tokens or steps",
+            )
+        return sampler, most
+
+    def _ids(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._encoded(prompt, "prompt")
+        known = len(self.tokenizer)
+        for token in prompt:
+            if token >= known or token == self.mask_token_id:
+                raise RequestError(400, f"token {token} is not one of the {known} tokens of text", param="prompt")
+        return prompt
+
+    def _encoded(self, text: str, param: str) -> list[int]:
+        try:
+            return encode(self.tokenizer, text)
+        except ValueError as error:
+            raise RequestError(400, str(error), param=param) from None
+
+    def _text(self, prompt: str | list[int]) -> str:
+        return prompt if isinstance(prompt, str) else str(self.tokenizer.decode(prompt))
+
+
+def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
+    """One prompt or several as several; an empty list is the prompt without tokens."""
+    if isinstance(given, str):
+        return [given]
+    if given and not isinstance(given[0], int):
+        return cast(list[str] | list[list[int]], given)
+    return [cast(list[int], given)]
+
+
+def _continuing(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[str, Any]:
+    """The fields of a sampler that writes so many tokens in whole blocks, each with as many steps as the chosen one.
+
+    What a request says itself stays as it is.
+    """
+    values = chosen.model_dump(exclude_unset=True) | fields
+    if chosen.longest is not None:
+        return values | {"longest": most, "gen_length": min(chosen.gen_length, most)}
+    block = values.get("block_length")
+    block = most if block is None else block
+    if type(block) is not int or block < 1:
+        return values  # which is refused
+    values["gen_length"] = math.ceil(most / block) * block
+    if chosen.steps is not None and "steps" not in fields:
+        shared = chosen.steps // chosen.blocks if chosen.block_length else chosen.steps
+        values["steps"] = min(shared, block) * (values["gen_length"] // block)
+    if values["gen_length"] == block and "variable_length" not in fields:
+        values.pop("variable_length", None)  # it needs several blocks
+    return values
+
+
+def _filling(chosen: SamplerConfig, fields: dict[str, Any], most: int, ends: Sequence[int]) -> dict[str, Any]:
+    """The fields of a sampler that fills a gap of so many tokens, in which no text ends.
+
+    Nothing is said of lengths but what a request says itself.
+    """
+    values = {key: value for key, value in chosen.model_dump(exclude_unset=True).items() if key not in _OF_LENGTHS}
+    if chosen.steps is not None:
+        values["steps"] = min(chosen.steps, most)
+    return values | {"suppress_tokens": [*chosen.suppress_tokens, *ends]} | fields
+
+
+def _published(name: str) -> str:
+    if name.endswith(".yaml"):
+        raise RequestError(400, "sampler is the name of a published sampler here, not a file", param="sampler")
+    return name
+
+
+_OF_LENGTHS = {
+    "gen_length",
+    "block_length",
+    "longest",
+    "forbid_eos",
+    "stop_at_eos",
+    "eos_last",
+    "variable_length",
+    *GROWTH,
+}
+_ELSEWHERE = {
+    "gen_length": "is max_tokens here",
+    "longest": "is max_tokens here, with a sampler that finds its own length, such as sampler: daedal",
+    "background": "names a file of the server, which it alone can choose",
+}
+_SAMPLER = SamplerConfig.model_fields.keys() - _ELSEWHERE.keys()

@@ -1,0 +1,112 @@
+"""From what the scheduler tells to text: the answers to one request, as they grow."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from llada.data.chat import TextStream
+from llada.serve.protocol import Request
+from llada.serve.scheduler import Job, Progress, Scheduler
+
+
+class Piece(NamedTuple):
+    """What is new in one of the answers."""
+
+    number: int  # of the answer
+    text: str
+    finish_reason: Literal["stop", "length"] | None  # None: there is more to come
+
+
+class Choice:
+    """One answer as it grows."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str]):
+        self.tokens = 0  # up to and with the one that ended it
+        self.forward_passes = 0
+        self.query_tokens = 0
+        self.finish_reason: Literal["stop", "length"] | None = None
+        self._stream, self._stops = TextStream(tokenizer), stops
+        self._text, self._given = "", 0  # what is certain, and how much of it was given out
+
+    def add(self, progress: Progress) -> str:
+        """What is new in its text."""
+        self.forward_passes, self.query_tokens = progress.forward_passes, progress.query_tokens
+        for token in progress.ids[self.tokens :]:
+            self.tokens += 1
+            if self._grow(self._stream.add([token])):
+                return self._new(len(self._text))
+        if progress.finish is None:
+            return self._new(len(self._text) - begun(self._text, self._stops))
+        self._grow(self._stream.end())
+        self.finish_reason = self.finish_reason or progress.finish
+        return self._new(len(self._text))
+
+    def _grow(self, text: str) -> bool:
+        """Whether the text holds a stop text now, at which it is cut."""
+        self._text += text
+        places = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+        if places:
+            self._text, self.finish_reason = self._text[: min(places)], "stop"
+        return bool(places)
+
+    def _new(self, end: int) -> str:
+        new = self._text[self._given : end]
+        self._given += len(new)
+        return new
+
+
+class Reply:
+    """The answers to a request. `cancel` must be called in the end, whatever happened."""
+
+    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase, scheduler: Scheduler):
+        """Asks for the answers. Raises FullError."""
+        self.request = request
+        self.choices = [Choice(tokenizer, request.stops) for _ in request.asked]
+        self._told: asyncio.Queue[tuple[int, Progress]] = asyncio.Queue()
+        loop, follow = asyncio.get_running_loop(), request.stream or bool(request.stops)
+
+        def teller(index: int) -> Callable[[Progress], None]:
+            return lambda progress: loop.call_soon_threadsafe(self._told.put_nowait, (index, progress)) and None
+
+        self._jobs = [Job(asked, teller(index), follow) for index, asked in enumerate(request.asked)]
+        scheduler.submit(self._jobs)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        for job in self._jobs:
+            job.cancelled = True
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """What is new, as it comes, to the end of all answers. Raises what made one of them fail."""
+        while any(choice.finish_reason is None for choice in self.choices):
+            index, progress = await self._told.get()
+            if progress.error is not None:
+                raise progress.error
+            choice = self.choices[index]
+            if choice.finish_reason is None:
+                yield Piece(index, choice.add(progress), choice.finish_reason)
+            self._jobs[index].cancelled = choice.finish_reason is not None
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens in the sense of the OpenAI interface: those of each prompt once, those of answers up to their ends."""
+        answered, prompt = sum(choice.tokens for choice in self.choices), self.request.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": answered, "total_tokens": prompt + answered}
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What each answer took, and the seed that gives them again."""
+        return {
+            "seed": self.request.seed,
+            "forward_passes": [choice.forward_passes for choice in self.choices],
+            "query_tokens": [choice.query_tokens for choice in self.choices],
+        }
+
+
+def begun(text: str, stops: list[str]) -> int:
+    """How many characters at the end of the text may be the beginning of a stop text."""
+    longest = max((len(stop) - 1 for stop in stops), default=0)
+    lengths = range(min(longest, len(text)), 0, -1)
+    return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in stops)), 0)

@@ -1,0 +1,154 @@
+"""One model that answers requests: reading them, waiting for the answers, and giving up."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from typing import Any
+
+from fastapi import Request as HTTPRequest
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from transformers import PreTrainedTokenizerBase
+
+from llada.model.modeling import LLaDAForMaskedLM
+from llada.sampling.config import SamplerConfig
+from llada.sampling.request import end_tokens
+from llada.serve.errors import RequestError
+from llada.serve.formats import Format
+from llada.serve.limits import Limits
+from llada.serve.metrics import Metrics
+from llada.serve.protocol import Reader, Request
+from llada.serve.replies import Reply
+from llada.serve.scheduler import FullError, Scheduler
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(
+        self,
+        model: LLaDAForMaskedLM,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        sampler: SamplerConfig,
+        limits: Limits,
+    ):
+        sampler.check_lengths()
+        self._limits, self._tokenizer = limits, tokenizer
+        ends = end_tokens(model)
+        pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
+        self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting)
+        self.metrics = Metrics(self.scheduler)
+        # prompts may be long, and a tokenizer must not be used by two threads at once
+        self._reading = ThreadPoolExecutor(1, "llada reader")
+        mask, context = model.config.mask_token_id, model.config.max_position_embeddings
+        self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
+        self.card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llada"}
+
+    def close(self) -> None:
+        """End what is running."""
+        self.scheduler.close()
+        self._reading.shutdown()
+
+    async def answer(self, http: HTTPRequest, read: Callable[[object, int], Request], format: Format) -> Response:
+        """The answer to a request, or the beginning of a stream. Raises RequestError."""
+        deadline = time.monotonic() + self._limits.seconds
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                body = await self._body(http)
+                loop, seed = asyncio.get_running_loop(), secrets.randbits(63)
+                request = await loop.run_in_executor(self._reading, read, body, seed)
+        except TimeoutError:
+            raise RequestError(408, f"the request did not come within {self._limits.seconds:g} seconds") from None
+        try:
+            reply = Reply(request, self._tokenizer, self.scheduler)
+        except FullError as full:
+            raise RequestError(429, str(full), headers={"Retry-After": "1"}) from None
+        if request.stream:
+            events = self._events(reply, format, deadline)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return await self._whole(http, reply, format, deadline)
+
+    async def _whole(self, http: HTTPRequest, reply: Reply, format: Format, deadline: float) -> Response:
+        texts = [text or "" for text in reply.request.prompts]
+
+        async def collect() -> None:
+            async for piece in self._pieces(reply, deadline):
+                texts[piece.number] += piece.text
+
+        answering, leaving = asyncio.ensure_future(collect()), asyncio.ensure_future(_left(http))
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                return Response(status_code=499)  # nobody reads it
+            answering.result()
+            return JSONResponse(format.complete(reply, texts))
+        finally:
+            for task in (answering, leaving):
+                task.cancel()
+            self._end(reply)
+
+    async def _events(self, reply: Reply, format: Format, deadline: float) -> AsyncIterator[str]:
+        """Server-sent events. An error, once they have begun, is one of them, and the last."""
+        try:
+            for index, text in enumerate(reply.request.prompts):
+                yield _event(format.begin(index, text or ""))
+            async for piece in self._pieces(reply, deadline):
+                if piece.text or piece.finish_reason:
+                    yield _event(format.go_on(piece))
+            if reply.request.include_usage:
+                yield _event(format.end(reply))
+            yield "data: [DONE]\n\n"
+        except RequestError as error:
+            yield _event(error.body)
+        finally:
+            self._end(reply)
+
+    async def _pieces(self, reply: Reply, deadline: float) -> AsyncIterator[Any]:
+        """What is new, until the deadline. Raises RequestError for all that goes wrong."""
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                async for piece in reply.pieces():
+                    yield piece
+        except TimeoutError:
+            raise RequestError(504, f"there was no answer within {self._limits.seconds:g} seconds") from None
+        except ValueError as error:
+            raise RequestError(400, str(error)) from None
+        except InterruptedError as error:
+            raise RequestError(503, str(error)) from None
+        except RequestError:
+            raise
+        except Exception as error:
+            raise RequestError(500, f"the answer failed ({type(error).__name__}); the log says more") from error
+
+    def _end(self, reply: Reply) -> None:
+        reply.cancel()
+        self.metrics.count(reply)
+
+    async def _body(self, http: HTTPRequest) -> object:
+        """The JSON that was sent."""
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # what a page of the web may send without being asked is something else
+            raise RequestError(415, f"the content type is {kind[:100]!r}; send application/json")
+        most, sent = self._limits.body_bytes, bytearray()
+        async for part in http.stream():
+            sent += part
+            if len(sent) > most:
+                raise RequestError(413, f"the body has more than {most} bytes, the most that this server takes")
+        try:
+            return json.loads(sent)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(400, f"the body is no JSON: {str(error)[:200]}") from None
+
+
+async def _left(http: HTTPRequest) -> None:
+    """Wait until the client has gone."""
+    while not await http.is_disconnected():
+        await asyncio.sleep(0.05)
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"

@@ -1,0 +1,200 @@
+"""The HTTP interface, without a network: what is answered, and what is refused."""
+
+import json
+import time
+
+import pytest
+from starlette.testclient import TestClient
+
+from llada.sampling.config import SamplerConfig
+from llada.sampling.generate import generation_states
+from llada.serve.app import make_app
+from llada.serve.limits import Limits
+
+LIMITS = Limits(tokens=128, waiting=8, choices=4, body_bytes=5000)
+TALK = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+PROMPT = {"model": "small", "prompt": "the model", "max_tokens": 8, "seed": 3}
+
+
+def client_of(model, tokenizer, limits: Limits = LIMITS, **more) -> TestClient:
+    app = make_app(model, tokenizer, name="small", sampler=SamplerConfig(gen_length=16), limits=limits, **more)
+    return TestClient(app, base_url="http://127.0.0.1:8000")
+
+
+@pytest.fixture(scope="module")
+def client(model, tokenizer):
+    with client_of(model, tokenizer) as made:
+        yield made
+
+
+def events(text: str) -> list[dict]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_models_are_told(client):
+    assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["small"]
+    assert client.get("/v1/models/small").json()["id"] == "small"
+    missing = client.get("/v1/models/other")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["message"] == "there is no model 'other' here; it is 'small'"
+
+
+def test_health_and_metrics(client):
+    assert client.get("/health").json() == {"status": "ok"}
+    before = client.get("/metrics").text
+    usage = client.post("/v1/completions", json=PROMPT).json()["usage"]
+    after = client.get("/metrics").text
+
+    def value(text: str, name: str) -> float:
+        return next((float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name + " ")), 0.0)
+
+    for key in ("prompt_tokens", "completion_tokens"):
+        assert value(after, f"llada_{key}_total") - value(before, f"llada_{key}_total") == usage[key]
+    done = 'llada_requests_total{path="/v1/completions",status="200"}'
+    assert value(after, done) == value(before, done) + 1
+
+
+def test_seed_gives_the_same_answer_again_and_is_told(client):
+    drawn = PROMPT | {"temperature": 1.0}
+    once = client.post("/v1/completions", json=drawn).json()
+    again = client.post("/v1/completions", json=drawn).json()
+    assert once["choices"] == again["choices"]
+    del drawn["seed"]
+    free = client.post("/v1/completions", json=drawn).json()
+    repeated = client.post("/v1/completions", json=drawn | {"seed": free["diffusion"]["seed"]}).json()
+    assert free["choices"] == repeated["choices"]
+
+
+def test_usage_counts_what_was_read_and_written(client, tokenizer):
+    body = PROMPT | {"n": 2, "temperature": 1.0, "forbid_eos": True, "suppress_tokens": [tokenizer.vocab["<|eot_id|>"]]}
+    answer = client.post("/v1/completions", json=body).json()
+    assert answer["usage"] == {"prompt_tokens": 9, "completion_tokens": 16, "total_tokens": 25}
+    assert answer["diffusion"]["forward_passes"] == [8, 8]
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["length", "length"]
+    first, second = (choice["text"] for choice in answer["choices"])
+    assert first != second
+
+
+def test_echo_repeats_the_prompt_and_stop_cuts_the_answer(client):
+    whole = client.post("/v1/completions", json=PROMPT | {"echo": True}).json()["choices"][0]["text"]
+    assert whole.startswith("the model")
+    said = whole.removeprefix("the model")
+    stop = said[1]
+    cut = client.post("/v1/completions", json=PROMPT | {"stop": stop}).json()
+    assert cut["choices"][0] == {"index": 0, "finish_reason": "stop", "logprobs": None, "text": said.partition(stop)[0]}
+    assert 1 <= cut["usage"]["completion_tokens"] <= 8
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "confidence"])
+def test_stream_tells_the_whole_answer_in_parts(client, order):
+    body = TALK | {"seed": 1, "order": order, "max_tokens": 12, "block_length": 4, "n": 2, "temperature": 1.0}
+    whole = client.post("/v1/chat/completions", json=body).json()
+    parts = events(
+        client.post(
+            "/v1/chat/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+        ).text
+    )
+    assert {part["object"] for part in parts} == {"chat.completion.chunk"}
+    for choice in whole["choices"]:
+        mine = [c for part in parts for c in part["choices"] if c["index"] == choice["index"]]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(c["delta"].get("content", "") for c in mine) == choice["message"]["content"]
+        assert [c["finish_reason"] for c in mine if c["finish_reason"]] == [choice["finish_reason"]]
+    assert parts[-1]["usage"] == whole["usage"]
+    assert len(parts) > 5
+
+
+def test_text_streams_too(client):
+    whole = client.post("/v1/completions", json=PROMPT).json()["choices"][0]["text"]
+    parts = events(client.post("/v1/completions", json=PROMPT | {"stream": True}).text)
+    assert "".join(part["choices"][0]["text"] for part in parts) == whole
+
+
+REFUSED = {
+    "the body is no JSON": (400, {"content": b"{"}),
+    "the body is no JSON: 'utf-8' codec can't decode": (400, {"content": b"\xff\xfd\xfd"}),
+    "the body is no JSON: maximum recursion depth": (400, {"content": b"[" * 4900}),
+    "the body is no JSON: Exceeds the limit": (400, {"content": b'{"seed": 1' + b"0" * 4800 + b"}"}),
+    "the body is a list; send a JSON object": (400, {"json": []}),
+    "unknown field 'tempreature'; did you mean 'temperature'?": (400, {"json": PROMPT | {"tempreature": 1}}),
+    "needs threshold": (400, {"json": PROMPT | {"reveal": "threshold"}}),
+    "blocks of 3 tokens": (400, {"json": PROMPT | {"suffix": "x", "block_length": 3, "steps": 5}}),
+    "stop_at_eos has no effect on infilling": (400, {"json": PROMPT | {"suffix": "x", "stop_at_eos": True}}),
+    "there is no model 'x' here; it is 'small'": (404, {"json": PROMPT | {"model": "x"}}),
+    "the body has more than 5000 bytes": (413, {"json": PROMPT | {"prompt": "a" * 5000}}),
+    "the content type is 'text/plain'; send application/json": (415, {"content": b"{}", "type": "text/plain"}),
+    "this server is not called 'evil.example' but 127.0.0.1": (421, {"json": PROMPT, "host": "evil.example"}),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED, ids=range(len(REFUSED)))
+def test_what_is_wrong_is_told_with_a_status(client, message):
+    status, sent = REFUSED[message]
+    content = sent.get("content", json.dumps(sent.get("json")))
+    headers = {"content-type": sent.get("type", "application/json"), "host": sent.get("host", "localhost")}
+    answer = client.post("/v1/completions", content=content, headers=headers)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert message in error["message"]
+    assert error["code"] == status
+    assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 405), ("POST", 404)])
+def test_other_paths_and_methods_are_refused_in_the_same_form(client, method, status):
+    path = "/v1/completions" if status == 405 else "/v1/embeddings"
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    assert f"{method} {path}: " in answer.json()["error"]["message"]
+
+
+def test_key_is_asked_for(model, tokenizer):
+    with client_of(model, tokenizer, api_key="secret") as client:
+        assert client.get("/health").status_code == 200
+        for given in ("", "Bearer other", "Basic secret", "Bearer", "Bearer secret and more"):
+            for path in ("/v1/models", "/metrics", "/unknown"):
+                refused = client.get(path, headers={"authorization": given})
+                assert refused.status_code == 401
+                assert refused.json()["error"]["message"] == (
+                    "give the server's key in the header Authorization: Bearer KEY"
+                )
+        right = {"authorization": "Bearer secret"}
+        assert client.post("/v1/chat/completions", json=TALK, headers=right).status_code == 200
+
+
+def test_time_is_limited(model, tokenizer, monkeypatch):
+    def slowly(*args, **kwargs):
+        for state in generation_states(*args, **kwargs):
+            time.sleep(0.05)
+            yield state
+
+    monkeypatch.setattr("llada.serve.scheduler.generation_states", slowly)
+    with client_of(model, tokenizer, Limits(seconds=0.5)) as client:
+        late = client.post("/v1/completions", json=PROMPT | {"max_tokens": 128, "forbid_eos": True})
+        assert late.status_code == 504
+        assert late.json()["error"]["message"] == "there was no answer within 0.5 seconds"
+        assert late.json()["error"]["type"] == "server_error"
+        streamed = client.post("/v1/completions", json=PROMPT | {"max_tokens": 128, "stream": True, "forbid_eos": True})
+        assert json.loads(streamed.text.split("data: ")[-1])["error"]["code"] == 504  # begun, so the status is 200
+
+
+def test_full_server_asks_to_come_again(model, tokenizer):
+    with client_of(model, tokenizer, Limits(waiting=1)) as client:
+        full = client.post("/v1/completions", json=PROMPT | {"n": 2})
+        assert full.status_code == 429
+        assert full.headers["retry-after"] == "1"
+        assert full.json()["error"]["message"] == ("0 answers are waited for already, of 1 at most; ask again later")
+
+
+def test_failure_of_the_model_is_told_without_its_details(model, tokenizer, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise RuntimeError("secret path")
+
+    with client_of(model, tokenizer) as client:
+        monkeypatch.setattr("llada.serve.scheduler.generation_states", broken)
+        failed = client.post("/v1/completions", json=PROMPT)
+    assert failed.status_code == 500
+    assert failed.json()["error"]["message"] == "the answer failed (RuntimeError); the log says more"
+    assert "secret path" in caplog.text

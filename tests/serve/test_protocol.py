@@ -1,0 +1,186 @@
+"""What bodies ask for, and what they are refused for."""
+
+import pytest
+
+from llada.data.chat import encode_prompt
+from llada.data.tokenizer import encode
+from llada.sampling.config import SamplerConfig
+from llada.serve.errors import RequestError
+from llada.serve.limits import Limits, most_passes
+from llada.serve.protocol import Reader
+
+TALK = [{"role": "user", "content": "Hello"}]
+LIMITS = Limits(tokens=100, passes=120, choices=4)
+
+
+def reader(model, tokenizer, **sampler) -> Reader:
+    ends = [model.config.eos_token_id, model.config.eot_token_id]
+    context = model.config.max_position_embeddings
+    return Reader("m", tokenizer, model.config.mask_token_id, ends, context, SamplerConfig(**sampler), LIMITS)
+
+
+def text(model, tokenizer, sampler: dict | None = None, **body):
+    given = {"model": "m", "prompt": "abc", "max_tokens": 8} | body
+    return reader(model, tokenizer, **sampler or {}).completion(given, 7)
+
+
+def chat(model, tokenizer, **body):
+    return reader(model, tokenizer).chat({"model": "m", "messages": TALK, "max_tokens": 8} | body, 7)
+
+
+def test_text_is_continued_by_the_sampler_of_the_server_with_what_the_body_changes(model, tokenizer):
+    request = text(model, tokenizer, {"order": "margin"}, temperature=0.5, seed=3, n=2, prompt=["ab", "c"])
+    assert [asked.prompt for asked in request.asked] == [encode(tokenizer, t) for t in ("ab", "ab", "c", "c")]
+    assert [asked.row for asked in request.asked] == [0, 1, 2, 3]
+    assert {asked.seed for asked in request.asked} == {3}
+    assert request.asked[0].sampler == SamplerConfig(order="margin", temperature=0.5, gen_length=8)
+    assert request.prompt_tokens == 3  # of each prompt once
+
+
+def test_tokens_are_taken_as_a_prompt_and_an_empty_text_too(model, tokenizer):
+    assert text(model, tokenizer, prompt=[65, 66]).asked[0].prompt == [65, 66]
+    assert [a.prompt for a in text(model, tokenizer, prompt=[[65], [66]]).asked] == [[65], [66]]
+    assert text(model, tokenizer, prompt="").asked[0].prompt == []
+    assert text(model, tokenizer, prompt=[]).asked[0].prompt == []
+
+
+def test_conversations_have_the_layout_of_training(model, tokenizer):
+    request = chat(model, tokenizer, messages=[{"role": "developer", "content": "Be brief."}, *TALK])
+    told = [{"role": "system", "content": "Be brief."}, *TALK]
+    assert request.asked[0].prompt == encode_prompt(tokenizer, told)
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    in_parts = chat(model, tokenizer, messages=[{"role": "user", "content": parts}])
+    assert in_parts.asked[0].prompt == encode_prompt(tokenizer, TALK)
+
+
+def test_gap_before_a_suffix_is_filled_with_text_that_does_not_end(model, tokenizer):
+    asked = text(model, tokenizer, {"gen_length": 64, "block_length": 32, "steps": 16}, suffix="xyz").asked[0]
+    assert (asked.suffix, asked.most) == (encode(tokenizer, "xyz"), 8)
+    ends = [model.config.eos_token_id, model.config.eot_token_id]
+    assert asked.sampler == SamplerConfig(steps=8, suppress_tokens=ends)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "most", "length", "steps"),
+    [
+        ({"block_length": 8, "gen_length": 32}, 20, 24, None),  # whole blocks
+        ({"block_length": 8, "gen_length": 32, "steps": 16}, 20, 24, 12),  # of as many steps each
+        ({"block_length": 8, "gen_length": 32, "steps": 16}, 3, 8, 4),
+        ({"gen_length": 32, "steps": 16}, 20, 20, 16),
+        ({"gen_length": 32, "steps": 16}, 5, 5, 5),
+        ({"block_length": 8, "gen_length": 32, "stop_at_eos": True, "variable_length": True}, 5, 8, None),
+        ({"gen_length": 12}, None, 12, None),
+    ],
+)
+def test_canvas_is_as_many_blocks_as_the_answer_needs(model, tokenizer, sampler, most, length, steps):
+    asked = text(model, tokenizer, sampler, max_tokens=most).asked[0]
+    assert (asked.most, asked.sampler.gen_length, asked.sampler.steps) == (most or 12, length, steps)
+
+
+def test_published_sampler_is_taken_by_its_name(model, tokenizer):
+    asked = text(model, tokenizer, sampler={}).asked[0]
+    assert asked.sampler.order == "confidence"
+    named = reader(model, tokenizer).completion({"model": "m", "prompt": "", "max_tokens": 8, "sampler": "margin"}, 0)
+    assert named.asked[0].sampler == SamplerConfig.named("margin", gen_length=8)
+    growing = {"model": "m", "prompt": "", "max_tokens": 16, "sampler": "daedal"}
+    grown = reader(model, tokenizer).completion(growing, 0).asked[0].sampler
+    assert (grown.longest, grown.gen_length) == (16, 16)
+
+
+def test_fields_that_clients_send_without_meaning_them_are_taken(model, tokenizer):
+    said = {"user": "me", "frequency_penalty": 0.0, "logit_bias": {}, "top_p": 1.0, "logprobs": False, "stop": None}
+    assert text(model, tokenizer, **said) == text(model, tokenizer)
+    assert chat(model, tokenizer, tools=[], response_format={"type": "text"}) == chat(model, tokenizer)
+
+
+TEXTS = {
+    "unknown field 'max_token'; did you mean 'max_tokens'": {"max_token": 3},
+    "unknown field 'qqqq'; leave it out": {"qqqq": 3},
+    "gen_length: is max_tokens here": {"gen_length": 3},
+    "longest: is max_tokens here, with a sampler that finds its own length": {"longest": 3},
+    "background: names a file of the server": {"background": "/etc/passwd"},
+    "frequency_penalty is not supported here": {"frequency_penalty": 0.5},
+    "best_of is not supported here": {"best_of": 2},
+    "logprobs is not supported here": {"logprobs": 5},
+    "n: Input should be greater than or equal to 1": {"n": 0},
+    "max_tokens: Input should be a valid integer": {"max_tokens": "8"},
+    "seed: Input should be less than": {"seed": 2**63},
+    "there is no model 'other' here; it is 'm'": {"model": "other"},
+    "stream_options has no effect without stream": {"stream_options": {"include_usage": True}},
+    "1 prompts × n=5 are 5 answers, more than the 4": {"n": 5},
+    "max_tokens=101 exceeds the 100 that this server allows": {"max_tokens": 101},
+    "140 tokens of the prompt and 30 of the answer are more than the model's 160": {
+        "prompt": "a" * 140,
+        "max_tokens": 30,
+    },
+    "may call the model 160 times, more than the 120": {"max_tokens": 80, "cfg_scale": 1.0},
+    "unknown sampler '../pretrain/quickstart'; known": {"sampler": "../pretrain/quickstart"},
+    "is the name of a published sampler here, not a file": {"sampler": "/etc/x.yaml"},
+    "temperature: Input should be greater than or equal to 0": {"temperature": -1},
+    "top_k and top_p have no effect at temperature 0": {"top_p": 0.5},
+    "top_p: Input should be a valid number": {"top_p": True},
+    "block_length: Input should be a valid integer": {"block_length": "4"},
+    "block_length: Input should be greater than or equal to 1": {"block_length": 0},
+    "cannot be shared equally": {"block_length": 4, "steps": 3},
+    "half of a surrogate pair": {"prompt": "\ud800"},
+    "token 999 is not one of the 262 tokens of text": {"prompt": [999]},
+    "stop.": {"stop": ["a", ""]},
+    "prompt": {"prompt": {"a": 1}},
+    "missing key 'prompt'": {"prompt": None},
+}
+
+
+@pytest.mark.parametrize("message", TEXTS, ids=range(len(TEXTS)))
+def test_what_cannot_be_meant_is_refused_by_name(model, tokenizer, message):
+    with pytest.raises(RequestError) as refused:
+        reader(model, tokenizer).completion({"model": "m", "prompt": "abc", "max_tokens": 8} | TEXTS[message], 0)
+    assert message in str(refused.value)
+    assert refused.value.status in (400, 404)
+
+
+CHATS = {
+    "max_tokens and max_completion_tokens say the same": {"max_completion_tokens": 3},
+    "the last message is already from the assistant": {"messages": [{"role": "assistant", "content": "Yes"}]},
+    "messages.0.role: Input should be 'system'": {"messages": [{"role": "tool", "content": "Yes"}]},
+    "unknown key 'messages.0.name'": {"messages": [{"role": "user", "content": "Yes", "name": "me"}]},
+    "messages.0.content": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+    "messages: List should have at least 1 item": {"messages": []},
+    "unknown field 'prompt'": {"prompt": "x"},
+    "surrogate": {"messages": [{"role": "user", "content": "\ud800"}]},
+}
+
+
+@pytest.mark.parametrize("message", CHATS, ids=range(len(CHATS)))
+def test_what_is_no_conversation_is_refused_by_name(model, tokenizer, message):
+    with pytest.raises(RequestError) as refused:
+        chat(model, tokenizer, **CHATS[message])
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 3])
+def test_body_must_be_an_object(model, tokenizer, body):
+    with pytest.raises(RequestError, match=f"the body is a {type(body).__name__}; send a JSON object"):
+        reader(model, tokenizer).chat(body, 0)
+
+
+def test_messages_of_errors_have_an_end(model, tokenizer):
+    with pytest.raises(RequestError) as refused:
+        text(model, tokenizer, temperature="x" * 10**6)
+    assert len(str(refused.value)) < 2100
+
+
+@pytest.mark.parametrize(
+    ("fields", "passes"),
+    [
+        ({}, 24),
+        ({"steps": 6}, 6),
+        ({"cfg_scale": 1.0}, 48),
+        ({"speculation": 4}, 96),
+        ({"block_length": 8, "edit_threshold": 0.9, "edit_steps": 5}, 39),
+        ({"block_length": 8, "counts": [4, 4]}, 6),
+        ({"longest": 24, "reveal": "threshold", "threshold": 0.9}, 48),
+    ],
+)
+def test_most_passes_counts_what_a_sampler_may_do(fields, passes):
+    sampler = SamplerConfig(gen_length=24, **fields)
+    assert most_passes(sampler, 24) == passes
