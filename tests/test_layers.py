@@ -116,6 +116,11 @@ RULES = {
         "llada.train llada.eval llada.show",
     ),
     # traces as text, pages and pictures
+    # the optional extra for servers is asked for here alone
+    "llada.serve": rule(
+        "fastapi starlette prometheus_client pydantic torch transformers",
+        "llada.serve llada.sampling llada.model llada.data llada.config llada.eval.answers llada.__version__",
+    ),
     "llada.show": rule("torch transformers", "llada.show llada.sampling"),
     "llada.show.pieces": rule("transformers"),
     "llada.show.terminal": rule("torch transformers rich", "llada.show llada.sampling"),

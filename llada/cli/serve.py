@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -49,4 +50,5 @@ def serve(
         hosts=hosts,
     )
     settings = uvicorn.Config(app, host=host, port=port, log_level="info", limit_concurrency=limits.connections)
-    uvicorn.Server(settings).run()
+    with suppress(KeyboardInterrupt):  # Ctrl-C, after what is running was told so
+        uvicorn.Server(settings).run()

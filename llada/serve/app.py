@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
-import llada
+from llada import __version__
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.serve.errors import RequestError
@@ -53,7 +53,7 @@ def make_app(
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="llada", version=llada.__version__, lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title="llada", version=__version__, lifespan=lifespan, openapi_url=None)
     app.add_middleware(Gate, metrics=service.metrics, api_key=api_key, hosts=hosts)
 
     async def refused(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ import uuid
 from abc import ABC, abstractmethod
 from typing import Any
 
-import llada
+from llada import __version__
 from llada.serve.replies import Piece, Reply
 
 
@@ -17,7 +17,7 @@ class Format(ABC):
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": f"llada-{llada.__version__}",
+            "system_fingerprint": f"llada-{__version__}",
         }
 
     prefix: str

@@ -17,11 +17,10 @@ from torch import Tensor
 from llada.eval.answers import left_padded
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.denoise import State
 from llada.sampling.generate import generate, generation_states, infill_states
 from llada.sampling.predictors import Meter
 from llada.sampling.request import end_tokens
-from llada.sampling.reveals import REVEALS
+from llada.sampling.streaming import settled_tokens
 from llada.serve.protocol import Asked
 
 log = logging.getLogger(__name__)
@@ -181,16 +180,6 @@ class Scheduler:
             job.done = finish is not None
             if job.follow or job.done:
                 job.tell(Progress(list(job.ids), finish, passes[row], queries[row]))
-
-
-def settled_tokens(state: State, sampler: SamplerConfig, mask_token_id: int, start: int) -> Tensor:
-    """How many tokens from column `start` on do not change any more, int64 (B,).
-
-    Those before the first mask; where a sampler may take back what it revealed, the blocks before the present one.
-    """
-    if REVEALS[sampler.reveal].remasking or sampler.edit_threshold is not None:
-        return torch.full((len(state.canvas),), max(state.block.start - start, 0))
-    return (state.canvas[:, start:] != mask_token_id).long().cumprod(dim=1).sum(dim=1)
 
 
 def _given(asked: Asked, mask_token_id: int) -> list[int]:
