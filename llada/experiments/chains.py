@@ -138,9 +138,3 @@ def summary(
         "tokens": sum(tokens) / rows,  # up to and with the end of sequence
         "tokens_per_second": sum(tokens) / seconds,
     }
-
-
-def percent(score: dict[str, Any]) -> str:
-    """Right answers with their interval."""
-    low, high = score["interval"]
-    return f"{score['right'] / score['rows']:.1%} ({low:.1%}–{high:.1%})"

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, percent, scores, taught
+from llada.experiments.chains import ChainSettings, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
+from llada.experiments.shares import error_bars, percent_of
 from llada.sampling.config import SamplerConfig
 
 
@@ -51,7 +52,7 @@ def table(measured: Mapping[str, Any]) -> Table:
     """A row for each sampler."""
     shown = Table("", "right (95 %)", "forward passes", "tokens of an answer")
     for name, one in measured["samplers"].items():
-        shown.add_row(name, percent(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+        shown.add_row(name, percent_of(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
     return shown
 
 
@@ -61,9 +62,9 @@ def finding(measured: Mapping[str, Any]) -> str:
     best, worst = (choose(found, key=lambda name: found[name]["right"]) for choose in (max, min))
     shortest = min(found, key=lambda name: found[name]["tokens"])
     return (
-        f"Most answers are right with {best}: {percent(found[best])}; fewest with {worst}: {percent(found[worst])}. "
-        f"The shortest answers are those of {shortest}: {found[shortest]['tokens']:.1f} tokens, where the plain "
-        f"working takes {measured['expected_tokens']:.1f}."
+        f"Most answers are right with {best}: {percent_of(found[best])}; fewest with {worst}: "
+        f"{percent_of(found[worst])}. The shortest answers are those of {shortest}: "
+        f"{found[shortest]['tokens']:.1f} tokens, where the plain working takes {measured['expected_tokens']:.1f}."
     )
 
 
@@ -72,9 +73,8 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     found = measured["samplers"]
     figure, (left, right) = panels(2, width=4.6, height=1.2 + 0.27 * len(found))
     places = range(len(found))
-    for place, one in enumerate(found.values()):
-        left.plot([100 * end for end in one["interval"]], [place, place], color=COLOURS[0])
-        left.plot(100 * one["right"] / one["rows"], place, "o", color=COLOURS[0])
+    shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
+    left.errorbar(shares, places, xerr=reach, fmt="o", color=COLOURS[0])
     left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(0, 101))
     right.plot([one["tokens"] for one in found.values()], places, "o", color=COLOURS[1])
     right.axvline(measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working")
