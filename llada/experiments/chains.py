@@ -7,6 +7,7 @@ people do, so that how long an answer will be is not known before it is begun.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -16,8 +17,9 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from llada.config import Schema, read_yaml
+from llada.eval.answers import answer
 from llada.eval.intervals import wilson
-from llada.eval.measure import measure
+from llada.eval.measure import timed
 from llada.eval.task import Task
 from llada.experiments.student import Pair, Recipe, Student, student
 from llada.sampling.config import SamplerConfig
@@ -114,9 +116,8 @@ def scores(
     """What each sampler does on the questions, as `summary` has it."""
     found: dict[Name, dict[str, Any]] = {}
     for name, sampler in tqdm(samplers.items(), unit="sampler", disable=None):
-        measured = measure(taught.model, taught.tokenizer, task, sampler, batch_size=batch_size)
-        columns = (measured.right, measured.forward_passes, measured.query_tokens, measured.tokens)
-        found[name] = summary(*columns, measured.seconds)
+        reply = partial(answer, taught.model, taught.tokenizer, sampler=sampler, batch_size=batch_size)
+        found[name] = summary(*timed(reply, task, batch_size))
     return found
 
 

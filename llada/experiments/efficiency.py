@@ -4,8 +4,8 @@ Both have the same sizes and learnt the same rows for the same number of steps. 
 batches of `batch_size`, and generated tokens count up to and with the end of sequence.
 """
 
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from rich.table import Table
 
 from llada.eval.answers import answer_autoregressively
-from llada.eval.checks import CHECKS
+from llada.eval.measure import timed
 from llada.eval.task import Task
 from llada.experiments.chains import ChainSettings, conversations, questions, scores, summary
 from llada.experiments.experiment import Experiment
@@ -60,14 +60,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
 def _of_baseline(causal: Baseline, task: Task, settings: Settings) -> dict[str, Any]:
     """The same numbers of the autoregressive model."""
     how = {"longest": settings.gen_length, "batch_size": settings.batch_size}
-    answer_autoregressively(causal.model, causal.tokenizer, task.conversations[: settings.batch_size], **how)  # warm up
-    begun = time.perf_counter()
-    answers = answer_autoregressively(causal.model, causal.tokenizer, task.conversations, **how)
-    seconds = time.perf_counter() - begun
-    check = CHECKS[task.check]
-    right = [check(given.text, expected) for given, expected in zip(answers, task.expected, strict=True)]
-    passes, positions, tokens = zip(*((a.forward_passes, a.query_tokens, a.tokens) for a in answers), strict=True)
-    return summary(right, passes, positions, tokens, seconds)
+    reply = partial(answer_autoregressively, causal.model, causal.tokenizer, **how)
+    return summary(*timed(reply, task, settings.batch_size))
 
 
 def table(measured: Mapping[str, Any]) -> Table:
