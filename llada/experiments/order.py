@@ -24,6 +24,7 @@ from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import canvas_of, generation_states
 from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
 from llada.show.picture import boxes, lines_of
+from llada.show.pieces import END
 
 
 class Settings(ChainSettings):
@@ -98,7 +99,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     """One answer by each sampler, every token in the colour of its step; a dot is an end of turn or of sequence."""
     samplers = measured["samplers"]
     texts = {
-        name: ["·" if text == "" else text.replace(" ", "␣") for text in one["tokens"]]
+        name: [END if text == "" else text.replace(" ", "␣") for text in one["tokens"]]
         for name, one in samplers.items()
     }
     norm = Normalize(1, max(max(one["steps"]) for one in samplers.values()))
