@@ -7,13 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from llada.cli.console import table_console
 from llada.eval.grid import Grid
 from llada.eval.intervals import wilson
 from llada.eval.measure import Measurement
 from llada.eval.tune import OperatingPoint, Rows, described
 from llada.sampling.config import SamplerConfig
-
-WIDTH = 118  # of the table where it does not go to a terminal
 
 
 def announced(tried: Grid, rows: int) -> Iterable[SamplerConfig]:
@@ -53,9 +52,7 @@ def show(measurements: list[Measurement], rows: Rows, point: OperatingPoint) -> 
             f"{one.tokens_per_second:.0f}",
             " ".join(on_front[i]),
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     console.print(table)
     console.print(f"→ {described(measurements[chosen].sampler)}: {headline(measurements, rows, point)}")
 
