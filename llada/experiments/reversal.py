@@ -174,7 +174,7 @@ def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> 
     """The missing line of the first text, as the mask predictor fills it in, one token per step."""
     tokenizer, missing = masked.tokenizer, fact.second if direction == "forward" else fact.first
     parts = cut(tokenizer, settings.texts[0].format(**fact._asdict()), missing)
-    start = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    start = encode_prompt(tokenizer, _RECITE) + parts.before
     gap = [masked.model.config.mask_token_id] * len(parts.line)
     end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
     canvas = torch.tensor([[*start, *gap, *parts.after, *end]])
@@ -186,7 +186,7 @@ def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str)
     lines = fact if direction == "forward" else Fact(fact.second, fact.first)  # the reversal begins with the second
     tokenizer = causal.tokenizer
     parts = cut(tokenizer, settings.texts[0].format(**lines._asdict()), lines.second)
-    prompt = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    prompt = encode_prompt(tokenizer, _RECITE) + parts.before
     how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt])
     out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
@@ -255,6 +255,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 
 
 _READ = "Recite."
+_RECITE = [{"role": "user", "content": _READ}]
 _REPEATS = 2
 _KINDS = {
     "gaps": "gaps in texts as they were read",
