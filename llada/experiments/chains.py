@@ -11,9 +11,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from llada.config import Schema, read_yaml
@@ -65,6 +65,25 @@ class ChainSettings(Schema):
     @classmethod
     def _read(cls, value: Any) -> Any:
         return read_yaml(value) if isinstance(value, str) else value
+
+
+class SamplerSettings(ChainSettings):
+    """And the samplers that answer."""
+
+    gen_length: Annotated[int, Field(ge=1)]
+    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        for name in self.samplers:
+            self.sampler(name)
+        return self
+
+    def sampler(self, name: str) -> SamplerConfig:
+        """One of them, for answers of this length."""
+        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
+        sampler.check_lengths()
+        return sampler
 
 
 def chain(random: Random, variables: int) -> Chain:

@@ -7,37 +7,18 @@ confidence then floods the canvas from the right. Blocks keep it out, and so doe
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, scores, taught
+from llada.experiments.chains import SamplerSettings, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.shares import error_bars, percent_of
-from llada.sampling.config import SamplerConfig
 
 
-class Settings(ChainSettings):
-    gen_length: Annotated[int, Field(ge=1)]
-    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
-
-    @model_validator(mode="after")
-    def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name)
-        return self
-
-    def sampler(self, name: str) -> SamplerConfig:
-        """One of them, for answers of this length."""
-        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
-        sampler.check_lengths()
-        return sampler
-
-
-def run(settings: Settings, folder: Path) -> dict[str, Any]:
+def run(settings: SamplerSettings, folder: Path) -> dict[str, Any]:
     """Right answers, their length and what they cost, by sampler."""
     model, task = taught(settings, folder)
     samplers = {name: settings.sampler(name) for name in settings.samplers}
@@ -87,7 +68,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 
 EXPERIMENT = Experiment(
     question="Which sampler answers best, and which floods the canvas with ends of sequence?",
-    settings=Settings,
+    settings=SamplerSettings,
     run=run,
     table=table,
     finding=finding,
