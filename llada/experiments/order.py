@@ -21,7 +21,8 @@ from llada.eval.answers import left_padded
 from llada.experiments.chains import SamplerSettings, taught
 from llada.experiments.experiment import Experiment
 from llada.sampling.generate import canvas_of, generation_states
-from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
+from llada.sampling.trace import Kind, Recorder, Trace
+from llada.sampling.trace_measures import ar_ness
 from llada.show.picture import boxes, lines_of
 from llada.show.pieces import END
 
