@@ -3,16 +3,14 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from llada.cli.console import table_console
 from llada.estimate import Estimate
 from llada.eval.comparison import Comparison
 from llada.eval.contenders import Contender
 from llada.eval.intervals import around
 from llada.eval.likelihood import perplexity
-
-WIDTH = 118  # of the table where it does not go to a terminal
 
 
 def show(first: Contender, second: Contender, found: Comparison, precision: float | None) -> None:
@@ -25,9 +23,7 @@ def show(first: Contender, second: Contender, found: Comparison, precision: floa
         shown = _nats(estimate), f"{likely.value:.4g} ± {likely.stderr:.2g}", f"{estimate.samples:,}"
         table.add_row(one.name, "=" if one.is_exact else "≤", *shown)
     table.add_row("difference", "", _nats(found.difference))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     console.print(table)
     console.print(verdict(first, second, found), soft_wrap=True)
     if precision is not None and found.difference.stderr > precision:

@@ -9,14 +9,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the findi
     """Check the installation, the devices, and a tiny run from training to text: llada doctor"""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from llada.checkup import Health, checkup
+    from llada.cli.console import table_console
 
     findings = []
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else 140
     table = Table("", "", "what was found", "what to do", box=None)
     colours = {Health.GOOD: "green", Health.POOR: "yellow", Health.BAD: "red"}
     for finding in checkup():
@@ -26,6 +24,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the findi
     if as_json:
         typer.echo(json.dumps([finding._asdict() | {"health": finding.health.value} for finding in findings]))
     else:
-        console.print(table)
+        table_console(140).print(table)
     if any(finding.health is Health.BAD for finding in findings):
         raise typer.Exit(1)

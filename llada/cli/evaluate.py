@@ -33,9 +33,9 @@ def evaluate(
     import os
     from functools import partial
 
-    from rich.console import Console
     from rich.table import Table
 
+    from llada.cli.console import table_console
     from llada.config import apply_overrides
     from llada.eval import evaluation
     from llada.eval.arguments import Source
@@ -74,6 +74,4 @@ def evaluate(
                     table.add_row(name, metric.removesuffix(",none"), f"{value:.5g}", shown, about)
                     name = about = ""
     if found:
-        console = Console(highlight=False)
-        console.width = console.width if console.is_terminal else 118
-        console.print(table)
+        table_console().print(table)

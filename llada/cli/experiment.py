@@ -19,15 +19,13 @@ def experiment(
     import json
 
     import torch
-    from rich.console import Console
 
-    try:
-        from llada.experiments.experiment import named, perform
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("matplotlib"):
-            raise
-        raise ValueError("figures need matplotlib: pip install 'llada-lm[plot]'") from None
+    from llada.cli.console import table_console
+    from llada.cli.extras import needs_matplotlib
     from llada.config import load_config
+
+    with needs_matplotlib("figures"):
+        from llada.experiments.experiment import named, perform
 
     asked = named(name)
     settings = load_config(asked.settings, config or Path(f"configs/experiment/{name}.yaml"), overrides or ())
@@ -37,8 +35,7 @@ def experiment(
     if as_json:
         typer.echo(json.dumps(record))
         return
-    console = Console(highlight=False)
-    console.width = console.width if console.is_terminal else 118
+    console = table_console()
     console.print(asked.question, style="bold")
     console.print(asked.table(record["measured"]))
     console.print(asked.finding(record["measured"]))

@@ -6,12 +6,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from llada.cli.console import table_console
 from llada.eval.grid import Grid
 from llada.eval.intervals import wilson
 from llada.eval.measure import Measurement
 from llada.eval.tune import OperatingPoint, Rows, described
-
-WIDTH = 118  # of the table where it does not go to a terminal
 
 
 def announce(tried: Grid, rows: int) -> None:
@@ -103,9 +102,7 @@ def show(measurements: list[Measurement], rows: Rows, point: OperatingPoint) -> 
             f"{told['tokens_per_second']:.0f}",
             " ".join(told["front_of"]),
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = table_console()
     console.print(table)
     console.print(f"→ {described(measurements[point.choice.chosen].sampler)}: {headline(measurements, rows, point)}")
 

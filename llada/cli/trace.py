@@ -25,6 +25,7 @@ def render(
     """Make a page, a picture or an animation: llada trace render run.json --tokenizer MODEL --output run.html"""
     import tempfile
 
+    from llada.cli.extras import needs_matplotlib
     from llada.durable import check_folder, publish_file
     from llada.model.checkpoint import read_tokenizer
     from llada.sampling.trace import Trace
@@ -56,12 +57,8 @@ def render(
         ]
         publish_file(output, page(found, told).encode())
         return
-    try:
+    with needs_matplotlib("pictures"):
         from llada.show.picture import animate, order_figure
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("matplotlib"):
-            raise
-        raise ValueError("pictures need matplotlib: pip install 'llada-lm[plot]'") from None
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / f"made{output.suffix}"
         if output.suffix == ".png":

@@ -1,12 +1,14 @@
-"""What a sampler does on a task: which answers are right, and what they cost."""
+"""What a sampler, or any model that answers, does on a task: which answers are right, and what they cost."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from llada.eval.answers import answer
+from llada.eval.answers import Answer, Messages, answer
 from llada.eval.checks import CHECKS
 from llada.eval.task import Task
 from llada.model.modeling import LLaDAForMaskedLM
@@ -54,19 +56,33 @@ def measure(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Measurement:
-    """Answer every row of the task, once.
+    """Answer every row of the task, once; `timed` says what the time is."""
+    reply = partial(answer, model, tokenizer, sampler=sampler, batch_size=batch_size, seed=seed)
+    return Measurement(sampler, *timed(reply, task, batch_size))
 
-    The time is from text to text, in batches, after a batch that is not counted. A batch takes as long as its slowest
-    row, so it depends on the batch size, as it does on what else the machine does; passes and positions do not.
+
+class Timed(NamedTuple):
+    """Answers to N rows: columns of a `Measurement`."""
+
+    right: list[bool]
+    forward_passes: list[int]
+    query_tokens: list[int]
+    tokens: list[int]
+    seconds: float
+
+
+def timed(reply: Callable[[Sequence[Messages]], list[Answer]], task: Task, batch_size: int) -> Timed:
+    """The answers to all rows of the task, given in batches.
+
+    The time is from text to text, after a batch that is not counted. A batch takes as long as its slowest row, so it
+    depends on the batch size, as it does on what else the machine does; passes and positions do not.
     """
-    answer(model, tokenizer, task.conversations[:batch_size], sampler, batch_size=batch_size, seed=seed)
+    reply(task.conversations[:batch_size])
     start = time.perf_counter()
-    # texts and numbers are on the CPU when it returns, so a GPU has finished
-    answers = answer(model, tokenizer, task.conversations, sampler, batch_size=batch_size, seed=seed)
+    answers = reply(task.conversations)  # texts and numbers are on the CPU when it returns, so a GPU has finished
     seconds = time.perf_counter() - start
     check = CHECKS[task.check]
-    return Measurement(
-        sampler,
+    return Timed(
         [check(given.text, expected) for given, expected in zip(answers, task.expected, strict=True)],
         [given.forward_passes for given in answers],
         [given.query_tokens for given in answers],

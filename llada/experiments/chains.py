@@ -7,17 +7,19 @@ people do, so that how long an answer will be is not known before it is begun.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
 from llada.config import Schema, read_yaml
+from llada.eval.answers import answer
 from llada.eval.intervals import wilson
-from llada.eval.measure import measure
+from llada.eval.measure import timed
 from llada.eval.task import Task
 from llada.experiments.student import Pair, Recipe, Student, student
 from llada.sampling.config import SamplerConfig
@@ -63,6 +65,25 @@ class ChainSettings(Schema):
     @classmethod
     def _read(cls, value: Any) -> Any:
         return read_yaml(value) if isinstance(value, str) else value
+
+
+class SamplerSettings(ChainSettings):
+    """And the samplers that answer."""
+
+    gen_length: Annotated[int, Field(ge=1)]
+    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        for name in self.samplers:
+            self.sampler(name)
+        return self
+
+    def sampler(self, name: str) -> SamplerConfig:
+        """One of them, for answers of this length."""
+        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
+        sampler.check_lengths()
+        return sampler
 
 
 def chain(random: Random, variables: int) -> Chain:
@@ -114,9 +135,8 @@ def scores(
     """What each sampler does on the questions, as `summary` has it."""
     found: dict[Name, dict[str, Any]] = {}
     for name, sampler in tqdm(samplers.items(), unit="sampler", disable=None):
-        measured = measure(taught.model, taught.tokenizer, task, sampler, batch_size=batch_size)
-        columns = (measured.right, measured.forward_passes, measured.query_tokens, measured.tokens)
-        found[name] = summary(*columns, measured.seconds)
+        reply = partial(answer, taught.model, taught.tokenizer, sampler=sampler, batch_size=batch_size)
+        found[name] = summary(*timed(reply, task, batch_size))
     return found
 
 
@@ -138,9 +158,3 @@ def summary(
         "tokens": sum(tokens) / rows,  # up to and with the end of sequence
         "tokens_per_second": sum(tokens) / seconds,
     }
-
-
-def percent(score: dict[str, Any]) -> str:
-    """Right answers with their interval."""
-    low, high = score["interval"]
-    return f"{score['right'] / score['rows']:.1%} ({low:.1%}–{high:.1%})"

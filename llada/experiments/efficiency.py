@@ -4,8 +4,8 @@ Both have the same sizes and learnt the same rows for the same number of steps. 
 batches of `batch_size`, and generated tokens count up to and with the end of sequence.
 """
 
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,11 +14,12 @@ from pydantic import Field, model_validator
 from rich.table import Table
 
 from llada.eval.answers import answer_autoregressively
-from llada.eval.checks import CHECKS
+from llada.eval.measure import timed
 from llada.eval.task import Task
-from llada.experiments.chains import ChainSettings, conversations, percent, questions, scores, summary
+from llada.experiments.chains import ChainSettings, conversations, questions, scores, summary
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, accuracy, panels
+from llada.experiments.shares import percent_of
 from llada.experiments.student import Baseline, baseline, student
 from llada.sampling.config import SamplerConfig
 
@@ -59,14 +60,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
 def _of_baseline(causal: Baseline, task: Task, settings: Settings) -> dict[str, Any]:
     """The same numbers of the autoregressive model."""
     how = {"longest": settings.gen_length, "batch_size": settings.batch_size}
-    answer_autoregressively(causal.model, causal.tokenizer, task.conversations[: settings.batch_size], **how)  # warm up
-    begun = time.perf_counter()
-    answers = answer_autoregressively(causal.model, causal.tokenizer, task.conversations, **how)
-    seconds = time.perf_counter() - begun
-    check = CHECKS[task.check]
-    right = [check(given.text, expected) for given, expected in zip(answers, task.expected, strict=True)]
-    passes, positions, tokens = zip(*((a.forward_passes, a.query_tokens, a.tokens) for a in answers), strict=True)
-    return summary(right, passes, positions, tokens, seconds)
+    reply = partial(answer_autoregressively, causal.model, causal.tokenizer, **how)
+    return summary(*timed(reply, task, settings.batch_size))
 
 
 def table(measured: Mapping[str, Any]) -> Table:
@@ -77,7 +72,7 @@ def table(measured: Mapping[str, Any]) -> Table:
         for one in line:
             ratio = one["tokens_per_second"] / first["tokens_per_second"]
             rate = f"{one['tokens_per_second']:.0f}"
-            shown.add_row(name, percent(one), rate, f"{ratio:.2f}", f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+            shown.add_row(name, percent_of(one), rate, f"{ratio:.2f}", f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
     return shown
 
 
@@ -87,13 +82,13 @@ def finding(measured: Mapping[str, Any]) -> str:
     low, _ = first["interval"]
     others = [(name, one) for name, line in measured["lines"].items() if name != BASELINE for one in line]
     equal = [(name, one) for name, one in others if one["interval"][1] >= low]
-    told = f"The autoregressive model is right in {percent(first)} at {first['tokens_per_second']:.0f} tokens/s. "
+    told = f"The autoregressive model is right in {percent_of(first)} at {first['tokens_per_second']:.0f} tokens/s. "
     if not equal:
         name, best = max(others, key=lambda other: other[1]["right"])
-        return told + f"No sampler is as accurate; the best is {name}: {percent(best)}."
+        return told + f"No sampler is as accurate; the best is {name}: {percent_of(best)}."
     name, fastest = max(equal, key=lambda other: other[1]["tokens_per_second"])
     return told + (
-        f"The fastest sampler of an accuracy that is not told apart from it is {name}: {percent(fastest)} at "
+        f"The fastest sampler of an accuracy that is not told apart from it is {name}: {percent_of(fastest)} at "
         f"{fastest['tokens_per_second']:.0f} tokens/s, in {fastest['passes']:.1f} passes for {fastest['tokens']:.1f} "
         f"tokens ({measured['batch_size']} at a time)."
     )

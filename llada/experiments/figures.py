@@ -8,6 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llada.experiments.shares import error_bars
+
 COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -34,10 +36,8 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.8) -> tuple[Figu
 
 def accuracy(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], label: str, colour: str) -> None:
     """A line of shares of right answers, in percent, with their intervals of 95 %; as `chains.summary` has them."""
-    shares = [100 * one["right"] / one["rows"] for one in scores]
-    low = [share - 100 * one["interval"][0] for share, one in zip(shares, scores, strict=True)]
-    high = [100 * one["interval"][1] - share for share, one in zip(shares, scores, strict=True)]
-    axis.errorbar(x, shares, [low, high], fmt="o-", markersize=4, linewidth=1.2, capsize=2, color=colour, label=label)
+    bars = error_bars((one["right"], one["rows"]) for one in scores)
+    axis.errorbar(x, *bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, color=colour, label=label)
     axis.set(ylabel="right answers, %", ylim=(-2, 102))
 
 

@@ -18,29 +18,23 @@ from transformers import PreTrainedTokenizerBase
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import left_padded
-from llada.experiments.chains import ChainSettings, taught
+from llada.experiments.chains import SamplerSettings, taught
 from llada.experiments.experiment import Experiment
-from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import canvas_of, generation_states
-from llada.sampling.trace import Kind, Recorder, Trace, ar_ness
+from llada.sampling.trace import Kind, Recorder, Trace
+from llada.sampling.trace_measures import ar_ness
 from llada.show.picture import boxes, lines_of
+from llada.show.pieces import END
 
 
-class Settings(ChainSettings):
-    gen_length: Annotated[int, Field(ge=1)]
-    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+class Settings(SamplerSettings):
     shown: Annotated[int, Field(ge=0)] = 0  # the number of the question that is drawn
 
     @model_validator(mode="after")
-    def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name).check_lengths()
+    def _is_a_question(self) -> Self:
         if self.shown >= self.questions:
             raise ValueError(f"shown={self.shown} must be below questions={self.questions}")
         return self
-
-    def sampler(self, name: str) -> SamplerConfig:
-        return SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -98,7 +92,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     """One answer by each sampler, every token in the colour of its step; a dot is an end of turn or of sequence."""
     samplers = measured["samplers"]
     texts = {
-        name: ["·" if text == "" else text.replace(" ", "␣") for text in one["tokens"]]
+        name: [END if text == "" else text.replace(" ", "␣") for text in one["tokens"]]
         for name, one in samplers.items()
     }
     norm = Normalize(1, max(max(one["steps"]) for one in samplers.values()))

@@ -27,6 +27,7 @@ from llada.data.tokenizer import SMALLEST_VOCABULARY
 from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
+from llada.experiments.shares import error_bars
 from llada.experiments.sudoku import Box, random_puzzles
 from llada.experiments.sudoku_corpus import SMALLEST, sudoku_corpus, tokens_of
 from llada.model.checkpoint import load_pretrained
@@ -202,6 +203,7 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 
 def _share(order: Mapping[str, Any], rows: int) -> str:
+    """Narrower than `percent`: every order has a column."""
     low, high = wilson(order["solved"], rows)
     return f"{order['solved'] / rows:.1%} ({100 * low:.0f}–{100 * high:.0f})"
 
@@ -249,17 +251,9 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     rows = measured["puzzles"]
     for axis, key, results in ((left, "step", measured["curve"]), (right, "cells", measured["together"])):
         for number, name in enumerate(one["order"] for one in results[0]["orders"]):
-            right_answers = [one["orders"][number]["solved"] for one in results]
-            shares = [100 * solved / rows for solved in right_answers]
-            limits = [wilson(solved, rows) for solved in right_answers]
-            errors = [
-                [share - 100 * limit.low for share, limit in zip(shares, limits, strict=True)],
-                [100 * limit.high - share for share, limit in zip(shares, limits, strict=True)],
-            ]
             axis.errorbar(
                 [one[key] for one in results],
-                shares,
-                errors,
+                *error_bars((one["orders"][number]["solved"], rows) for one in results),
                 fmt=("o-", "s-", "^-", "D--")[number % 4],  # where two coincide, both are seen
                 markersize=4,
                 capsize=2,

@@ -30,6 +30,7 @@ from llada.eval.checks import contains
 from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
+from llada.experiments.shares import error_bars, percent_of
 from llada.experiments.student import Baseline, Pair, Recipe, Student, baseline, student
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import infill
@@ -173,7 +174,7 @@ def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> 
     """The missing line of the first text, as the mask predictor fills it in, one token per step."""
     tokenizer, missing = masked.tokenizer, fact.second if direction == "forward" else fact.first
     parts = cut(tokenizer, settings.texts[0].format(**fact._asdict()), missing)
-    start = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    start = encode_prompt(tokenizer, _RECITE) + parts.before
     gap = [masked.model.config.mask_token_id] * len(parts.line)
     end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
     canvas = torch.tensor([[*start, *gap, *parts.after, *end]])
@@ -185,7 +186,7 @@ def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str)
     lines = fact if direction == "forward" else Fact(fact.second, fact.first)  # the reversal begins with the second
     tokenizer = causal.tokenizer
     parts = cut(tokenizer, settings.texts[0].format(**lines._asdict()), lines.second)
-    prompt = encode_prompt(tokenizer, _asked([(_READ, "")])[0]) + parts.before
+    prompt = encode_prompt(tokenizer, _RECITE) + parts.before
     how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt])
     out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
@@ -213,15 +214,10 @@ def table(measured: Mapping[str, Any]) -> Table:
     shown = Table("model", "facts", "forward (95 %)", "reversal (95 %)")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for one in measured["right"]:
-        rows.setdefault((one["model"], one["facts"]), {})[one["direction"]] = _percent(one)
+        rows.setdefault((one["model"], one["facts"]), {})[one["direction"]] = percent_of(one)
     for (model, kind), found in rows.items():
         shown.add_row(model, _KINDS[kind], found["forward"], found["reversal"])
     return shown
-
-
-def _percent(one: Mapping[str, Any]) -> str:
-    low, high = one["interval"]
-    return f"{one['right'] / one['rows']:.1%} ({low:.1%}–{high:.1%})"
 
 
 def finding(measured: Mapping[str, Any]) -> str:
@@ -229,8 +225,8 @@ def finding(measured: Mapping[str, Any]) -> str:
     kinds = {one["facts"] for one in measured["right"]}
     found = {(one["facts"], one["model"], one["direction"]): one for one in measured["right"]}
     told = [
-        f"{way}, {model} is right in {_percent(found[kind, model, 'forward'])} forward and "
-        f"{_percent(found[kind, model, 'reversal'])} in reverse"
+        f"{way}, {model} is right in {percent_of(found[kind, model, 'forward'])} forward and "
+        f"{percent_of(found[kind, model, 'reversal'])} in reverse"
         for kind, way in (("gaps", "asked by gaps"), ("read", "asked by questions that were practised for others"))
         if kind in kinds
         for model in ("LLaDA", "autoregressive")
@@ -249,11 +245,9 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     for axis, kind in zip(axes, shown, strict=True):
         for number, model in enumerate(("LLaDA", "autoregressive")):
             found = [one for one in measured["right"] if (one["model"], one["facts"]) == (model, kind)]
-            shares = [100 * one["right"] / one["rows"] for one in found]
-            low = [share - 100 * one["interval"][0] for share, one in zip(shares, found, strict=True)]
-            high = [100 * one["interval"][1] - share for share, one in zip(shares, found, strict=True)]
+            shares, reach = error_bars((one["right"], one["rows"]) for one in found)
             places = [place + 0.36 * (number - 0.5) for place in range(len(found))]
-            axis.bar(places, shares, 0.34, yerr=[low, high], capsize=3, color=COLOURS[number], label=model)
+            axis.bar(places, shares, 0.34, yerr=reach, capsize=3, color=COLOURS[number], label=model)
         axis.set(xticks=(0, 1), xticklabels=("forward", "reversal"), ylim=(0, 105), ylabel="right answers, %")
         axis.set_title(_KINDS[kind], fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -261,6 +255,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 
 
 _READ = "Recite."
+_RECITE = [{"role": "user", "content": _READ}]
 _REPEATS = 2
 _KINDS = {
     "gaps": "gaps in texts as they were read",

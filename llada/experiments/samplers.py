@@ -7,36 +7,18 @@ confidence then floods the canvas from the right. Blocks keep it out, and so doe
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, percent, scores, taught
+from llada.experiments.chains import SamplerSettings, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
-from llada.sampling.config import SamplerConfig
+from llada.experiments.shares import error_bars, percent_of
 
 
-class Settings(ChainSettings):
-    gen_length: Annotated[int, Field(ge=1)]
-    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
-
-    @model_validator(mode="after")
-    def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name)
-        return self
-
-    def sampler(self, name: str) -> SamplerConfig:
-        """One of them, for answers of this length."""
-        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
-        sampler.check_lengths()
-        return sampler
-
-
-def run(settings: Settings, folder: Path) -> dict[str, Any]:
+def run(settings: SamplerSettings, folder: Path) -> dict[str, Any]:
     """Right answers, their length and what they cost, by sampler."""
     model, task = taught(settings, folder)
     samplers = {name: settings.sampler(name) for name in settings.samplers}
@@ -51,7 +33,7 @@ def table(measured: Mapping[str, Any]) -> Table:
     """A row for each sampler."""
     shown = Table("", "right (95 %)", "forward passes", "tokens of an answer")
     for name, one in measured["samplers"].items():
-        shown.add_row(name, percent(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+        shown.add_row(name, percent_of(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
     return shown
 
 
@@ -61,9 +43,9 @@ def finding(measured: Mapping[str, Any]) -> str:
     best, worst = (choose(found, key=lambda name: found[name]["right"]) for choose in (max, min))
     shortest = min(found, key=lambda name: found[name]["tokens"])
     return (
-        f"Most answers are right with {best}: {percent(found[best])}; fewest with {worst}: {percent(found[worst])}. "
-        f"The shortest answers are those of {shortest}: {found[shortest]['tokens']:.1f} tokens, where the plain "
-        f"working takes {measured['expected_tokens']:.1f}."
+        f"Most answers are right with {best}: {percent_of(found[best])}; fewest with {worst}: "
+        f"{percent_of(found[worst])}. The shortest answers are those of {shortest}: "
+        f"{found[shortest]['tokens']:.1f} tokens, where the plain working takes {measured['expected_tokens']:.1f}."
     )
 
 
@@ -72,9 +54,8 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     found = measured["samplers"]
     figure, (left, right) = panels(2, width=4.6, height=1.2 + 0.27 * len(found))
     places = range(len(found))
-    for place, one in enumerate(found.values()):
-        left.plot([100 * end for end in one["interval"]], [place, place], color=COLOURS[0])
-        left.plot(100 * one["right"] / one["rows"], place, "o", color=COLOURS[0])
+    shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
+    left.errorbar(shares, places, xerr=reach, fmt="o", color=COLOURS[0])
     left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(0, 101))
     right.plot([one["tokens"] for one in found.values()], places, "o", color=COLOURS[1])
     right.axvline(measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working")
@@ -87,7 +68,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 
 EXPERIMENT = Experiment(
     question="Which sampler answers best, and which floods the canvas with ends of sequence?",
-    settings=Settings,
+    settings=SamplerSettings,
     run=run,
     table=table,
     finding=finding,

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import ChainSettings, percent, scores, taught
+from llada.experiments.chains import ChainSettings, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, accuracy, panels
+from llada.experiments.shares import percent_of
 from llada.sampling.config import SamplerConfig
 
 Line = list[tuple[float, SamplerConfig]]  # what was varied, and the sampler at it
@@ -66,7 +67,7 @@ def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
     shown = Table("", "" if varied.by_passes else varied.label, "right (95 %)", "forward passes", "tokens of an answer")
     for name, line in measured["lines"].items():
         for one in line:
-            shown.add_row(name, f"{one['at']:g}", percent(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+            shown.add_row(name, f"{one['at']:g}", percent_of(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
     return shown
 
 

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from rich.table import Table
 
-from llada.eval.intervals import Z, wilson
+from llada.eval.intervals import Z
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.loss_noise import relative
+from llada.experiments.shares import error_bars, percent
 
 WEIGHTS = {"elbo": "weight 1/t", "uniform": "no weight"}  # objective → how it is called
 
@@ -61,7 +62,9 @@ def table(measured: Mapping[str, Any]) -> Table:
         for one in samples:
             needed = one.get("needed", one["evaluations"])
             evaluations = (f"{one['evaluations']:.1f}", f"{needed:.1f}")
-            shown.add_row(f"{name}, {one['steps']} steps", *evaluations, _share(one), _worth(one))
+            shown.add_row(
+                f"{name}, {one['steps']} steps", *evaluations, percent(one["valid"], one["samples"]), _worth(one)
+            )
     shown.add_section()
     shown.add_row("loss", "learning rate", "bound, nats per grid", "valid", "runs", style="bold")
     for objective, name in WEIGHTS.items():
@@ -70,11 +73,6 @@ def table(measured: Mapping[str, Any]) -> Table:
             valid = f"{one['valid']:.1%} ± {one['valid_stderr']:.1%}"
             shown.add_row(name, f"{one['rate']:g}", bound, valid, str(one["runs"]))
     return shown
-
-
-def _share(one: Mapping[str, Any]) -> str:
-    low, high = wilson(one["valid"], one["samples"])
-    return f"{one['valid'] / one['samples']:.1%} ({low:.1%}–{high:.1%})"
 
 
 def _worth(one: Mapping[str, Any]) -> str:
@@ -158,7 +156,12 @@ def _draw_samplers(axis: Axes, measured: Mapping[str, Any]) -> None:
     ):
         found = sorted(measured[key], key=lambda one: one[counted])
         style = {"fmt": ("o-", "s-", "s:")[number], "color": COLOURS[(0, 1, 1)[number]], "markersize": 4, "capsize": 2}
-        axis.errorbar([one[counted] for one in found], *_shares(found), label=label, **style)
+        axis.errorbar(
+            [one[counted] for one in found],
+            *error_bars((one["valid"], one["samples"]) for one in found),
+            label=label,
+            **style,
+        )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set(
@@ -177,7 +180,7 @@ def _draw_runs(axis: Axes, measured: Mapping[str, Any]) -> None:
             some = [run for run in runs if run["rate"] == rate]
             axis.errorbar(
                 [run["bound"] for run in some],
-                *_shares(some),
+                *error_bars((one["valid"], one["samples"]) for one in some),
                 [Z * run["bound_stderr"] for run in some],
                 fmt="osD^v"[shape % 5],
                 markersize=5,
@@ -191,11 +194,3 @@ def _draw_runs(axis: Axes, measured: Mapping[str, Any]) -> None:
         title=f"Runs of {measured['steps']} steps, sampled cell by cell",
     )
     axis.legend(fontsize=8, loc="lower left")
-
-
-def _shares(found: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:
-    """Valid samples in per cent, and how far their intervals reach below and above."""
-    shares = [100 * one["valid"] / one["samples"] for one in found]
-    limits = [wilson(one["valid"], one["samples"]) for one in found]
-    below = [share - 100 * limit.low for share, limit in zip(shares, limits, strict=True)]
-    return shares, [below, [100 * limit.high - share for share, limit in zip(shares, limits, strict=True)]]

@@ -2,6 +2,7 @@
 
 Time is not an input, logits are not shifted (position i predicts token i), and the forward pass has no randomness.
 Modules carry transformers' Llama names; `llada.model.checkpoint` maps them to the official names on disk.
+The whole network stands in one file, as transformers has it: from the norm to the loss it is read as one formula.
 
 Shapes: B batch, L length, D d_model, H heads, K key-value heads, E head size, V vocabulary, N chosen positions.
 """

@@ -1,8 +1,7 @@
-"""What happened at each step of `denoise`, one row of a table per token that changed, and how autoregressive it was.
+"""What happened at each step of `denoise`, one row of a table per token that changed.
 
 A `Recorder` watches the states go by and keeps what differs between a canvas and the next; its `Trace` is a file, gives
-every canvas again, and is what the statistics of decoding orders need (DiffuCoder, arXiv:2506.20639). All of it stays
-in one file, because what the columns mean is decided once and checked, written and read beside it.
+every canvas again, and is what `llada.sampling.trace_measures` measures.
 
 Shapes: B batch, L length, S steps, N changes.
 """
@@ -14,14 +13,13 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from llada.durable import publish_file
 from llada.sampling.denoise import State
-from llada.sampling.generate import until_end
 from llada.sampling.likeliest import Likeliest
 
 VERSION = 2
@@ -109,9 +107,19 @@ class Trace:
     @property
     def final(self) -> Tensor:
         """The canvas (B, L) after the last step."""
-        last = _last(self, *Kind)
+        last = self.last(*Kind)
         changed = last >= 0
         return self.canvas.masked_scatter(changed, self.token[last[changed]])
+
+    def last(self, *kinds: Kind) -> Tensor:
+        """Which change of these kinds was the last at each position, (B, L); -1 where there was none.
+
+        Changes are sorted, so within a row these numbers are in the order of steps, and from left to right in a step.
+        """
+        among = torch.isin(self.kind, torch.tensor(kinds)).nonzero()[:, 0]
+        place = self.row[among] * self.canvas.shape[1] + self.position[among]
+        last = torch.full((self.canvas.numel(),), -1)
+        return last.scatter_reduce_(0, place, among, "amax").reshape(self.canvas.shape)
 
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON, the whole of it or nothing; a file that had the name is replaced."""
@@ -228,131 +236,6 @@ class Recorder:
             alternatives=alternatives,
             alternative_probability=alternative_probability,
         )
-
-
-class Change(NamedTuple):
-    """What a step did at one position."""
-
-    kind: Kind
-    token: int
-    probability: float
-
-
-class Parting(NamedTuple):
-    """Where a row of two traces parts."""
-
-    row: int
-    step: int  # the first one after which the canvases differ, from 0
-    changes: dict[int, tuple[Change | None, Change | None]]  # by position, what each did; None: nothing
-
-
-def difference(one: Trace, other: Trace) -> list[Parting]:
-    """Where each row of two runs from one canvas first differs; rows that are the same at all steps are left out.
-
-    Only tokens are compared: not how likely they were, nor which steps changed nothing. Raises ValueError where the
-    traces start from different canvases.
-    """
-    if one.mask_token_id != other.mask_token_id or not torch.equal(one.canvas, other.canvas):
-        raise ValueError("the traces start from different canvases; only runs from the same one can be compared")
-    ours, theirs = _by_place(one), _by_place(other)
-    partings: dict[int, Parting] = {}
-    for row, step in sorted(ours.keys() | theirs.keys()):
-        if row in partings:
-            continue
-        a, b = ours.get((row, step), {}), theirs.get((row, step), {})
-        both = {position: (a.get(position), b.get(position)) for position in sorted(a.keys() | b.keys())}
-        differing = {p: (x, y) for p, (x, y) in both.items() if x is None or y is None or x.token != y.token}
-        if differing:
-            partings[row] = Parting(row, step, differing)
-    return list(partings.values())
-
-
-class Autoregressiveness(NamedTuple):
-    """How much a decoding order is that of reading, each (B,) in 0..1; NaN where too few tokens were revealed."""
-
-    local_at_k: Tensor  # reveals, from the (k+1)-th on, that end a run of k+1 consecutive positions, left to right
-    global_at_k: Tensor  # reveals that are among the k leftmost masks of their time
-
-
-def ar_ness(trace: Trace, k: int) -> Autoregressiveness:
-    """Local and global autoregressiveness of each row's decoding order (DiffuCoder, arXiv:2506.20639).
-
-    Tokens of one step count as revealed from left to right. A token that was masked again counts where it was revealed
-    last. A mask that is filled in after a stop token is no reveal, but a mask until then.
-    """
-    if k < 1:
-        raise ValueError(f"k={k} must be at least 1")
-    L = trace.canvas.shape[1]
-    time = _last(trace, Kind.REVEALED)  # (B, L), -1: never
-    revealed = time >= 0
-    n = revealed.sum(dim=1)  # (B,)
-    until = time.masked_fill(~revealed & (trace.canvas == trace.mask_token_id), len(trace.step))  # mask to the end
-    masks_before = torch.zeros_like(time)
-    for position in range(1, L):  # not all pairs at once, which take B L^2 bytes
-        masks_before[:, position] = (until[:, :position] > until[:, position : position + 1]).sum(dim=1)
-    leftmost = (revealed & (masks_before < k)).sum(dim=1)
-
-    order = time.masked_fill(~revealed, len(trace.step)).argsort(dim=1, stable=True)  # (B, L), the first n of each row
-    place = torch.arange(L)
-    continues = order.diff(dim=1, prepend=order[:, :1] - 2) == 1
-    run = place - torch.where(continues, 0, place).cummax(dim=1).values  # positions in a row before this one
-    local = ((run >= k) & (place < n[:, None])).sum(dim=1)
-    return Autoregressiveness(local / (n - k).clamp(min=0), leftmost / n)
-
-
-def tokens_per_forward(trace: Trace, *, eos_token_id: int | None = None, evaluations: int = 1) -> Tensor:
-    """Generated tokens per network evaluation, (B,), as `Generation.tokens_per_forward`; 0 for rows without any.
-
-    Args:
-        eos_token_id: only tokens up to and with the first of these count; None: all that were predicted.
-        evaluations: of the network in a step; 2 with guidance.
-    """
-    generated = (_last(trace, Kind.REVEALED) >= 0) & (_last(trace, Kind.FILLED) < 0)
-    generated &= trace.canvas == trace.mask_token_id
-    tokens = until_end(trace.final, generated, eos_token_id).sum(dim=1)
-    return tokens / (evaluations * trace.active.sum(dim=0)).clamp(min=1)
-
-
-class Confidence(NamedTuple):
-    """Of a row's revealed tokens, each (B,); NaN where there are none."""
-
-    mean: Tensor
-    variance: Tensor  # of these tokens, not an estimate from them: divided by n
-
-
-def confidence_of_reveals(trace: Trace) -> Confidence:
-    """Mean and variance of the probabilities with which tokens were revealed (arXiv:2606.00997).
-
-    At temperature 1, whatever the temperature of the drafts. Of a token that was masked again the last time counts.
-    To be read beside `ar_ness` (DiffuCoder, arXiv:2506.20639), as the order changes it.
-    """
-    last = _last(trace, Kind.REVEALED)
-    revealed = last >= 0
-    p = torch.zeros(last.shape, dtype=torch.float64).masked_scatter(revealed, trace.probability[last[revealed]])
-    n = revealed.sum(dim=1)
-    mean = p.sum(dim=1) / n
-    squares = ((p - mean[:, None]) ** 2).masked_fill(~revealed, 0.0)
-    return Confidence(mean, squares.sum(dim=1) / n)
-
-
-def _last(trace: Trace, *kinds: Kind) -> Tensor:
-    """Which change of these kinds was the last at each position, (B, L); -1 where there was none.
-
-    Changes are sorted, so within a row these numbers are in the order of steps, and from left to right in a step.
-    """
-    among = torch.isin(trace.kind, torch.tensor(kinds)).nonzero()[:, 0]
-    place = trace.row[among] * trace.canvas.shape[1] + trace.position[among]
-    last = torch.full((trace.canvas.numel(),), -1)
-    return last.scatter_reduce_(0, place, among, "amax").reshape(trace.canvas.shape)
-
-
-def _by_place(trace: Trace) -> dict[tuple[int, int], dict[int, Change]]:
-    """The changes by (row, step), and there by position."""
-    places: dict[tuple[int, int], dict[int, Change]] = {}
-    columns = (trace.row, trace.step, trace.position, trace.kind, trace.token, trace.probability)
-    for row, step, position, kind, token, probability in zip(*(c.tolist() for c in columns), strict=True):
-        places.setdefault((row, step), {})[position] = Change(Kind(kind), token, probability)
-    return places
 
 
 def _fields(stored: Any) -> dict[str, Any]:

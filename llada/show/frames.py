@@ -33,7 +33,7 @@ class Frame:
 
     @property
     def masks(self) -> int:
-        return sum(mark in (Mark.MASKED, Mark.REMASKED) for mark in self.marks)
+        return sum(self.hidden)
 
     @property
     def hidden(self) -> list[bool]:
@@ -96,9 +96,16 @@ def recorded(trace: Trace, row: int = 0) -> Iterator[Frame]:
 
     made = Frames(trace.canvas[row], trace.mask_token_id)
     yield made.first
-    for number, canvas in enumerate(trace.replay()):
-        here = (trace.step == number) & (trace.row == row)
-        if trace.active[number, row] or here.any():
+    for number, (canvas, taken) in enumerate(zip(trace.replay(), steps_of(trace, row).tolist(), strict=True)):
+        if taken:
+            here = (trace.step == number) & (trace.row == row)
             probability = torch.ones(L, dtype=torch.float64)
             probability[trace.position[here]] = trace.probability[here]
             yield made.after(canvas[row], probability)
+
+
+def steps_of(trace: Trace, row: int) -> Tensor:
+    """Which steps (S,) a row of a trace took part in: those that sampled it, and those that changed it otherwise."""
+    taken = trace.active[:, row].clone()
+    taken[trace.step[trace.row == row]] = True
+    return taken

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from llada.sampling.trace import Kind, Trace
-from llada.show.frames import Frame
+from llada.show.frames import Frame, steps_of
 from llada.show.pieces import pieces
 
 Alternatives = Mapping[tuple[int, int], Sequence[tuple[int, float]]]  # (step, position) → tokens and probabilities
@@ -62,9 +62,7 @@ def _number(probability: float) -> float | None:
 def alternatives_of(trace: Trace, row: int) -> Alternatives:
     """What a row of a trace kept beside the tokens that were revealed, by step from 1 and position."""
     found: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    taken = trace.active[:, row].clone()
-    taken[trace.step[trace.row == row]] = True
-    number = taken.cumsum(dim=0).tolist()  # steps that the row took no part in are no frames
+    number = steps_of(trace, row).cumsum(dim=0).tolist()  # steps that the row took no part in are no frames
     of_row = (trace.row == row) & (trace.kind == Kind.REVEALED)
     columns = (trace.step, trace.position, trace.alternatives, trace.alternative_probability)
     for step, position, tokens, p in zip(*(column[of_row].tolist() for column in columns), strict=True):

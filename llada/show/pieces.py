@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+END = "·"  # shown for a control token
 _BEFORE = 4  # tokens that are decoded together with the next, as some tokenizers write a token by the one before it
 _UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
 _LONGEST = 4  # bytes of a character, and tokens where each is a byte

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.sampling.denoise import State
 from llada.show.frames import Frame, Frames, Mark, probability_of
-from llada.show.pieces import pieces
+from llada.show.pieces import END, pieces
 
-MASK, REMASKED, END = "░", "▒", "·"
+MASK, REMASKED = "░", "▒"
 # least probability, and a colour; told apart by all (Okabe, Ito)
 LEVELS = ((0.7, "#009e73"), (0.3, "#e69f00"), (0.0, "#d55e00"))
 

@@ -15,6 +15,8 @@ adapters in peft's format; the model below them is the one that the run began wi
 
 A sharded model (FSDP2) is written by all processes through torch's distributed checkpoints into `shards/` instead,
 whose metadata is a pickle: load only your own. Either kind resumes at any number of processes, sharded or not.
+
+Saving and restoring stand in one file, since each of these parts is written and read by the same names.
 """
 
 import hashlib

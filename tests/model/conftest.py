@@ -1,10 +1,13 @@
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from llada import LLaDAConfig, LLaDAForMaskedLM
+from llada.data.tokenizer import train_tokenizer
 
 SMALL = {
     "d_model": 32,
@@ -28,3 +31,23 @@ def build() -> Callable[..., LLaDAForMaskedLM]:
         return LLaDAForMaskedLM(LLaDAConfig(**{**SMALL, **changes})).eval()
 
     return build
+
+
+@pytest.fixture
+def copy(golden, tmp_path) -> Path:
+    """A copy of the golden checkpoint, to damage."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(golden.folder / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def llama_model(build) -> LLaDAForMaskedLM:
+    return build(weight_tying=True, rope_theta=12345.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["a few words are enough here"], 265)

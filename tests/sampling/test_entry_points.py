@@ -21,7 +21,8 @@ from llada.sampling.denoise import row_uniforms
 from llada.sampling.generate import generate, generation_states, infill
 from llada.sampling.predictors import guided, plain
 from llada.sampling.speculate import exact_speculation
-from llada.sampling.trace import Recorder, tokens_per_forward
+from llada.sampling.trace import Recorder
+from llada.sampling.trace_measures import tokens_per_forward
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tiny-mha"
