@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from servers import serving
 from small_experiments import SMALL as SMALL_EXPERIMENTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -44,12 +45,19 @@ def quickstart(tmp_path_factory):
 
 
 def test_python_snippets_run_in_order(quickstart, capsys):
-    snippets = blocks("python")
+    snippets = [snippet for snippet in blocks("python") if "base_url" not in snippet]
     assert len(snippets) >= 10
     namespace: dict[str, object] = {"__name__": "readme"}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert "nats per token" in capsys.readouterr().out
+
+
+def test_client_asks_the_server(quickstart, capsys):
+    (snippet,) = [snippet for snippet in blocks("python") if "base_url" in snippet]
+    with serving(quickstart / "runs" / "quickstart" / "sft" / "model", "--set", "gen_length=32") as address:
+        exec(compile(snippet.replace("http://127.0.0.1:8000", address), "README.md", "exec"), {"__name__": "readme"})
+    assert "forward_passes" in capsys.readouterr().out
 
 
 def test_commands_run_in_order(quickstart, monkeypatch):
@@ -59,12 +67,13 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
-    extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor")}
+    extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor", "serve")}
+    monkeypatch.setattr("uvicorn.Server.run", lambda server: None)  # tests/serve asks one
     monkeypatch.setattr("sys.stdin", io.StringIO("How many words: a b\n"))  # for chat
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 37
+    assert len(commands) == 38
     Path("tasks").mkdir()
     (task,) = [block for block in blocks("yaml") if block.startswith("task: mine")]
     Path("tasks", "mine.yaml").write_text(task)
