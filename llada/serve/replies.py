@@ -78,10 +78,15 @@ class Reply:
         for job in self._jobs:
             job.cancelled = True
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """What is new, as it comes, to the end of all answers. Raises what made one of them fail."""
+    async def pieces(self, deadline: float) -> AsyncIterator[Piece]:
+        """What is new, as it comes, to the end of all answers.
+
+        Raises what made one of them fail, and TimeoutError where there is nothing new at the deadline (of the loop's
+        clock).
+        """
         while any(choice.finish_reason is None for choice in self.choices):
-            index, progress = await self._told.get()
+            async with asyncio.timeout_at(deadline):  # not around the yield, where others wait
+                index, progress = await self._told.get()
             if progress.error is not None:
                 raise progress.error
             choice = self.choices[index]

@@ -21,7 +21,7 @@ from llada.serve.formats import Format
 from llada.serve.limits import Limits
 from llada.serve.metrics import Metrics
 from llada.serve.protocol import Reader, Request
-from llada.serve.replies import Reply
+from llada.serve.replies import Piece, Reply
 from llada.serve.scheduler import FullError, Scheduler
 
 
@@ -55,11 +55,11 @@ class Service:
 
     async def answer(self, http: HTTPRequest, read: Callable[[object, int], Request], format: Format) -> Response:
         """The answer to a request, or the beginning of a stream. Raises RequestError."""
-        deadline = time.monotonic() + self._limits.seconds
+        loop, seed = asyncio.get_running_loop(), secrets.randbits(63)
+        deadline = loop.time() + self._limits.seconds
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout_at(deadline):
                 body = await self._body(http)
-                loop, seed = asyncio.get_running_loop(), secrets.randbits(63)
                 request = await loop.run_in_executor(self._reading, read, body, seed)
         except TimeoutError:
             raise RequestError(408, f"the request did not come within {self._limits.seconds:g} seconds") from None
@@ -107,20 +107,17 @@ class Service:
         finally:
             self._end(reply)
 
-    async def _pieces(self, reply: Reply, deadline: float) -> AsyncIterator[Any]:
+    async def _pieces(self, reply: Reply, deadline: float) -> AsyncIterator[Piece]:
         """What is new, until the deadline. Raises RequestError for all that goes wrong."""
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                async for piece in reply.pieces():
-                    yield piece
+            async for piece in reply.pieces(deadline):
+                yield piece
         except TimeoutError:
             raise RequestError(504, f"there was no answer within {self._limits.seconds:g} seconds") from None
         except ValueError as error:
             raise RequestError(400, str(error)) from None
         except InterruptedError as error:
             raise RequestError(503, str(error)) from None
-        except RequestError:
-            raise
         except Exception as error:
             raise RequestError(500, f"the answer failed ({type(error).__name__}); the log says more") from error
 
