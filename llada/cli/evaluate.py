@@ -1,11 +1,19 @@
 """`llada evaluate`: the tasks of lm-evaluation-harness."""
 
+from __future__ import annotations
+
+import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from llada.cli.asking import AsJSON
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Dtype = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
@@ -28,12 +36,11 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
     dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
     allow_code_execution: Annotated[bool, typer.Option(help="run what the model writes, for tasks that do")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Evaluate: llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval"""
     import os
     from functools import partial
-
-    from rich.table import Table
 
     from llada.cli.console import table_console
     from llada.config import apply_overrides
@@ -62,6 +69,16 @@ def evaluate(
     how = {"batch_size": batch_size, "seed": seed, "limit": limit, "allow_code": allow_code_execution}
     command = shlex.join(("llada", *sys.argv[1:]))
     found = evaluation.evaluate(loaded, tokenizer, chosen, manager, processes, output=output, command=command, **how)
+    if as_json and found:
+        typer.echo(json.dumps({"tasks": found}, default=evaluation.plain))
+    elif found:
+        table_console().print(_table(found))
+
+
+def _table(found: dict[str, Any]) -> Table:
+    """A row for each metric of each task."""
+    from rich.table import Table
+
     table = Table("task", "metric", "value", "± documents", "estimates")
     for result in found.values():
         for name, values in result["results"].items():
@@ -73,5 +90,4 @@ def evaluate(
                     shown = f"{error:.4g}" if isinstance(error, float) else ""
                     table.add_row(name, metric.removesuffix(",none"), f"{value:.5g}", shown, about)
                     name = about = ""
-    if found:
-        table_console().print(table)
+    return table

@@ -215,9 +215,9 @@ def _publish(output: Path, samples: Mapping[str, list[dict[str, Any]]], content:
     """Write the samples of each part of a task, and all results so far."""
     (output / "samples").mkdir(exist_ok=True)
     for part, rows in samples.items():
-        lines = "".join(json.dumps(row, default=_plain) + "\n" for row in rows)
+        lines = "".join(json.dumps(row, default=plain) + "\n" for row in rows)
         publish_file(output / "samples" / f"{part}.jsonl", lines.encode())
-    publish_file(output / "results.json", json.dumps(content, indent=1, default=_plain).encode())
+    publish_file(output / "results.json", json.dumps(content, indent=1, default=plain).encode())
 
 
 def _response(responses: Responses, arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -227,6 +227,6 @@ def _response(responses: Responses, arguments: tuple[Any, ...]) -> dict[str, Any
     raise AssertionError(f"nothing is known of {arguments}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """What JSON takes, of numbers of numpy and of anything else."""
     return value.item() if callable(getattr(value, "item", None)) else str(value)

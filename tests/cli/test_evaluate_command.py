@@ -75,6 +75,12 @@ def test_results_are_printed_and_kept_with_what_they_are_results_of(tuned, folde
     assert {"unigram_entropy", "ended", "tokens"} <= kept["tasks"]["writing"]["estimates"]["writing"].keys()
 
 
+def test_results_are_printed_as_json_on_request(tuned, folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    run(monkeypatch, tuned, folder, "--tasks", "choice", "--output", output, "--limit", 2, "--json")
+    assert json.loads(capsys.readouterr().out)["tasks"] == json.loads((output / "results.json").read_text())["tasks"]
+
+
 def test_an_evaluation_that_was_killed_goes_on(tuned, folder, tmp_path, monkeypatch):
     run(monkeypatch, tuned, folder, "--tasks", "choice,writing", "--output", tmp_path / "whole")
     add, kept = Responses.add, []
