@@ -6,4 +6,4 @@ RECIPE = {
     "masked": {"masking": "count"},
     "autoregressive": {},
 }
-LESSON = {"variables": [2, 3], "brief": 0.5, "conversations": 6, "recipe": RECIPE}
+LESSON = {"terms": [3, 4], "brief": 0.5, "conversations": 6, "recipe": RECIPE}

@@ -1,14 +1,15 @@
 """Chains of sums, like iGSM (arXiv:2407.20311) in small: what samplers are told apart by.
 
-    b=4 c=b+3 e=c+1. e?     →     b=4 c=4+3=2 e=2+1=3. So 3
+    3+1+6     →     4 10. So 10
 
-All numbers are modulo 5. Answers in the data are worded in several ways and some leave the working out, as those of
-people do, so that how long an answer will be is not known before it is begun.
+Some answers in the data leave the working out, as those of people do, so that how long an answer will be is not known
+before it is begun. A part of all chains, chosen by a hash, is never practised and asked alone.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
@@ -24,30 +25,38 @@ from llada.eval.task import Task
 from llada.experiments.student import Pair, Recipe, Student, student
 from llada.sampling.config import SamplerConfig
 
-MODULUS = 5
-_NAMES = "abcdefghjkmnpqrstuvwxyz"
-_OPENINGS = ("", "", "", "We see ", "First, ", "Let me see: ")  # of an answer with working
-_JOINTS = (" ", ", ", " then ")  # of its steps
-
+HIGHEST = 6  # terms are 1 to 6, as on dice
+TEST_SHARE = 0.1  # of all chains
 
 Name = TypeVar("Name")  # of a sampler, whatever names it
 
 
 class Chain(NamedTuple):
-    prompt: str
-    working: list[str]  # steps
-    answer: int
+    terms: list[int]
 
-    def reply(self, random: Random | None = None) -> str:
-        """With working, plainly or worded at random."""
-        opening, joint = ("", " ") if random is None else (random.choice(_OPENINGS), random.choice(_JOINTS))
-        return f"{opening}{joint.join(self.working)}. So {self.answer}"
+    @property
+    def prompt(self) -> str:
+        return "+".join(map(str, self.terms))
+
+    @property
+    def answer(self) -> int:
+        return sum(self.terms)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it belongs to the questions, not to the training data."""
+        return hashlib.sha256(self.prompt.encode()).digest()[0] < 256 * TEST_SHARE
+
+    def reply(self, *, brief: bool = False) -> str:
+        """With the sum after each further term, or without."""
+        conclusion = f"So {self.answer}"
+        return conclusion if brief else f"{' '.join(map(str, list(accumulate(self.terms))[1:]))}. {conclusion}"
 
 
 class Lesson(Schema):
     """What is learnt, and how."""
 
-    variables: Annotated[list[Annotated[int, Field(ge=2, le=len(_NAMES))]], Field(min_length=1)]  # in a chain
+    terms: Annotated[list[Annotated[int, Field(ge=3, le=20)]], Field(min_length=1)]  # of a chain
     brief: Annotated[float, Field(ge=0, le=1)]  # share of answers without working
     conversations: Annotated[int, Field(ge=1)]
     seed: int = 0
@@ -86,47 +95,32 @@ class SamplerSettings(ChainSettings):
         return sampler
 
 
-def chain(random: Random, variables: int) -> Chain:
-    """One of so many variables, each of which the answer needs; all answers are equally likely."""
-    names = random.sample(_NAMES, variables)
-    value = random.randrange(MODULUS)
-    given = [f"{names[0]}={value}"]
-    working = list(given)
-    for before, name in pairwise(names):
-        more = random.randrange(MODULUS)
-        last, value = value, (value + more) % MODULUS
-        given.append(f"{name}={before}+{more}")
-        working.append(f"{name}={last}+{more}={value}")
-    return Chain(f"{' '.join(given)}. {names[-1]}?", working, value)
+def chains(terms: Sequence[int], seed: str, *, asked: bool) -> Iterator[Chain]:
+    """Without end, of these numbers of terms, of the questions or of the training data."""
+    random = Random(seed)
+    while True:
+        one = Chain([random.randint(1, HIGHEST) for _ in range(random.choice(terms))])
+        if one.is_asked == asked:
+            yield one
 
 
 def conversations(lesson: Lesson) -> list[Pair]:
     """The training data."""
-    random = Random(f"train {lesson.seed}")
-    pairs = []
-    for _ in range(lesson.conversations):
-        one = chain(random, random.choice(lesson.variables))
-        brief = random.random() < lesson.brief
-        pairs.append((one.prompt, f"So {one.answer}" if brief else one.reply(random)))
-    return pairs
+    random = Random(f"brief {lesson.seed}")
+    practised = islice(chains(lesson.terms, f"train {lesson.seed}", asked=False), lesson.conversations)
+    return [(one.prompt, one.reply(brief=random.random() < lesson.brief)) for one in practised]
 
 
-def questions(lesson: Lesson, count: int, trained: Sequence[Pair]) -> Task:
-    """Chains that are not in the training data; an answer is right by its last number."""
-    random, known = Random(f"test {lesson.seed}"), {prompt for prompt, _ in trained}
-    asked: dict[str, str] = {}
-    while len(asked) < count:
-        one = chain(random, random.choice(lesson.variables))
-        if one.prompt not in known:
-            asked[one.prompt] = one.reply()
-    return Task([[{"role": "user", "content": prompt}] for prompt in asked], list(asked.values()), "number")
+def questions(lesson: Lesson, count: int) -> Task:
+    """Chains that are not in the training data, which may repeat; an answer is right by its last number."""
+    asked = list(islice(chains(lesson.terms, f"test {lesson.seed}", asked=True), count))
+    return Task([[{"role": "user", "content": one.prompt}] for one in asked], [one.reply() for one in asked], "number")
 
 
 def taught(settings: ChainSettings, folder: Path) -> tuple[Student, Task]:
     """The model, which experiments beside this folder share, and its questions."""
-    pairs = conversations(settings.lesson)
-    made = student(pairs, settings.lesson.recipe, folder.parent / "models")
-    return made, questions(settings.lesson, settings.questions, pairs)
+    made = student(conversations(settings.lesson), settings.lesson.recipe, folder.parent / "models")
+    return made, questions(settings.lesson, settings.questions)
 
 
 def scores(

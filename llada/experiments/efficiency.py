@@ -45,7 +45,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers and tokens per second of every sampler, and of the autoregressive model."""
     pairs, models = conversations(settings.lesson), folder.parent / "models"
     masked, causal = student(pairs, settings.lesson.recipe, models), baseline(pairs, settings.lesson.recipe, models)
-    task = questions(settings.lesson, settings.questions, pairs)
+    task = questions(settings.lesson, settings.questions)
     lines = settings.samplers
     samplers = {(name, n): settings.sampler(fields) for name, line in lines.items() for n, fields in enumerate(line)}
     found = scores(masked, task, samplers, batch_size=settings.batch_size)

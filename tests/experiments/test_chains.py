@@ -1,72 +1,48 @@
-"""Chains: every working follows from what is given, and the answer from the working."""
+"""Chains: every working follows from the terms, and the answer from the working."""
 
-from random import Random
+from itertools import islice
 
 import pytest
 from lessons import LESSON
 
 from llada.config import ConfigError, load_config
 from llada.eval.checks import number
-from llada.experiments.chains import MODULUS, Lesson, chain, conversations, questions, summary
+from llada.experiments.chains import HIGHEST, TEST_SHARE, Chain, Lesson, chains, conversations, questions, summary
 from llada.experiments.experiment import named, names
 
-CHAINS = [chain(Random(seed), variables) for seed in range(200) for variables in (2, 5)]
-
-
-def solve(prompt: str) -> int:
-    """The answer by substitution."""
-    given, asked = prompt.removesuffix("?").split(". ")
-    terms = dict(term.split("=") for term in given.split())
-
-    def value(term: str) -> int:
-        if "+" in term:
-            return sum(map(value, term.split("+"))) % MODULUS
-        return int(term) if term.isdigit() else value(terms[term])
-
-    return value(asked)
-
-
-@pytest.mark.parametrize("one", CHAINS[:20])
-def test_answer_follows_from_what_is_given(one):
-    assert one.answer == solve(one.prompt)
-
-
-def test_all_answers_follow_and_none_is_the_rule():
-    assert all(one.answer == solve(one.prompt) for one in CHAINS)
-    assert {one.answer for one in CHAINS} == set(range(MODULUS))
-
-
-def test_working_names_each_value_once_it_is_known():
-    for one in CHAINS:
-        values: dict[str, int] = {}
-        for step in one.working:
-            name, *middle, result = step.split("=")
-            for expression in middle:
-                assert int(eval(expression)) % MODULUS == int(result)
-            values[name] = int(result)
-        assert list(values.values())[-1] == one.answer
-        assert one.prompt.endswith(f" {list(values)[-1]}?")
-
-
-def test_every_variable_is_needed():
-    for one in CHAINS:
-        given = one.prompt.split(". ")[0].split()
-        asked = one.prompt[-2]
-        needed, terms = {asked}, dict(term.split("=") for term in given)
-        for _ in given:
-            needed |= {letter for name in needed for letter in terms[name] if letter.isalpha()}
-        assert needed == set(terms)
+CHAINS = [one for asked in (False, True) for one in islice(chains([3, 6], "test", asked=asked), 200)]
 
 
 def test_example_of_the_docstring():
-    assert solve("b=4 c=b+3 e=c+1. e?") == 3
+    assert Chain([3, 1, 6]).prompt == "3+1+6"
+    assert Chain([3, 1, 6]).reply() == "4 10. So 10"
+    assert Chain([3, 1, 6]).reply(brief=True) == "So 10"
+
+
+def test_working_has_the_sum_after_each_further_term():
+    for one in CHAINS:
+        working, conclusion = one.reply().split(". So ")
+        sums = list(map(int, working.split()))
+        assert [later - earlier for earlier, later in zip([one.terms[0], *sums], sums, strict=False)] == one.terms[1:]
+        assert int(conclusion) == sums[-1] == eval(one.prompt) == one.answer
+
+
+def test_terms_are_those_of_dice_and_all_occur():
+    assert {term for one in CHAINS for term in one.terms} == set(range(1, HIGHEST + 1))
+    assert {len(one.terms) for one in CHAINS} == {3, 6}
+
+
+def test_asked_are_a_tenth_of_all_chains():
+    every = [Chain([a, b, c, d]) for a in range(1, 7) for b in range(1, 7) for c in range(1, 7) for d in range(1, 7)]
+    share = sum(one.is_asked for one in every) / len(every)
+    assert abs(share - TEST_SHARE) < 5 * (TEST_SHARE * (1 - TEST_SHARE) / len(every)) ** 0.5  # a fact of this hash
 
 
 def test_lesson_has_the_share_of_brief_answers():
     pairs = conversations(Lesson(**LESSON | {"conversations": 2000, "brief": 0.25}))
     brief = sum(reply.startswith("So ") for _, reply in pairs)
     assert abs(brief / 2000 - 0.25) < 5 * (0.25 * 0.75 / 2000) ** 0.5  # false alarms: 6e-7
-    assert {len(prompt.split()) - 1 for prompt, _ in pairs} == {2, 3}
+    assert {len(prompt.split("+")) for prompt, _ in pairs} == {3, 4}
 
 
 @pytest.mark.parametrize("brief", [0.0, 1.0])
@@ -77,19 +53,16 @@ def test_lesson_without_or_with_nothing_but_brief_answers(brief):
 
 def test_every_answer_of_the_lesson_is_right():
     for prompt, reply in conversations(Lesson(**LESSON | {"conversations": 300})):
-        assert number(reply, str(solve(prompt)))
+        assert number(reply, str(eval(prompt)))
 
 
 def test_questions_are_not_those_that_were_practised():
-    lesson = Lesson(**LESSON | {"conversations": 3000, "variables": [2]})
-    pairs = conversations(lesson)
-    asked = questions(lesson, 100, pairs)
+    lesson = Lesson(**LESSON | {"conversations": 3000, "terms": [3]})
+    asked = questions(lesson, 100)
     prompts = [messages[0]["content"] for messages in asked.conversations]
-    assert len(set(prompts)) == 100
-    assert not set(prompts) & {prompt for prompt, _ in pairs}
-    assert [number(reply, str(solve(prompt))) for prompt, reply in zip(prompts, asked.expected, strict=True)] == [
-        True
-    ] * 100
+    assert len(prompts) == 100
+    assert not set(prompts) & {prompt for prompt, _ in conversations(lesson)}
+    assert all(number(reply, str(eval(prompt))) for prompt, reply in zip(prompts, asked.expected, strict=True))
 
 
 def test_seed_decides_the_lesson():
@@ -115,8 +88,8 @@ def test_experiments_on_chains_share_one_lesson():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"variables": [1]}, "greater than or equal to 2"),
-        ({"variables": []}, "at least 1"),
+        ({"terms": [2]}, "greater than or equal to 3"),
+        ({"terms": []}, "at least 1"),
         ({"brief": 1.5}, "less than or equal to 1"),
         ({"recipe": LESSON["recipe"] | {"masked": {"maskin": "count"}}}, "did you mean 'masking'"),
         ({"recipe": LESSON["recipe"] | {"autoregressive": {"masking": "count"}}}, "masking has no effect"),
