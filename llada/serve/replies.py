@@ -68,7 +68,10 @@ class Reply:
         loop, follow = asyncio.get_running_loop(), request.stream or bool(request.stops)
 
         def teller(index: int) -> Callable[[Progress], None]:
-            return lambda progress: loop.call_soon_threadsafe(self._told.put_nowait, (index, progress)) and None
+            def tell(progress: Progress) -> None:
+                loop.call_soon_threadsafe(self._told.put_nowait, (index, progress))
+
+            return tell
 
         self._jobs = [Job(asked, teller(index), follow) for index, asked in enumerate(request.asked)]
         scheduler.submit(self._jobs)
