@@ -35,7 +35,7 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def __init__(self, **values: Any):
+    def __init__(self, /, **values: Any):  # so that "self" is an unknown key like any other
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -45,7 +45,7 @@ class Schema(BaseModel):
     # mistakes would arrive as one text instead of one by one with their full location
     __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
-    def replace(self: SchemaT, **values: Any) -> SchemaT:
+    def replace(self: SchemaT, /, **values: Any) -> SchemaT:
         """A copy with some values changed, validated like a new one."""
         return type(self)(**{**self.model_dump(exclude_unset=True), **values})
 
@@ -80,8 +80,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -109,14 +109,33 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not dotted:
         raise ConfigError(f"override {override!r} has no `key=value` form; write for example train.steps=100")
     *parents, last = dotted.split(".")
+    if len(parents) > _DEEPEST:
+        raise ConfigError(
+            f"override {dotted[:40]!r}...: {len(parents) + 1} keys in one another; no setting lies so deep"
+        )
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
     try:
-        values[last] = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        values[last] = _parse(text)
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value ({error})") from None
+
+
+def _parse(text: str) -> Any:
+    """What YAML text says; ValueError where it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("its values lie too deep in one another") from None
+    except (KeyError, IndexError, AttributeError):  # PyYAML's own for a tag and a value it has none for: `!!bool 3`
+        raise ValueError("a !!tag does not go with its value") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+_DEEPEST = 16  # groups of keys around one
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> str:

@@ -165,6 +165,27 @@ def test_a_file_that_is_not_plain_yaml_raises(write, text):
     assert "run.yaml is not valid YAML" in refusal(write(text))
 
 
+@pytest.mark.parametrize(
+    "value", ["[" * 5000, "!!bool 3", "!!int ''", "!!timestamp x", "2001-99-99", "0b_", "1" * 5000]
+)
+def test_a_value_that_yaml_cannot_build_raises(write, value):
+    assert "run.yaml is not valid YAML" in refusal(write(f"steps: {value}"))
+    assert "is not a YAML value" in refusal(write("steps: 3"), f"steps={value}")
+
+
+def test_an_override_of_too_many_keys_raises(write):
+    message = refusal(write("steps: 3"), "a." * 5000 + "b=1")
+    assert message.endswith("5001 keys in one another; no setting lies so deep")
+    assert len(message) < 200
+
+
+def test_no_name_of_a_key_is_special(write):
+    for key in ("self", "cls", "values", "__init__", "model_config"):
+        assert f"unknown key '{key}'" in refusal(write(f"steps: 3\n{key}: 1"))
+        with pytest.raises(ConfigError, match=f"unknown key '{key}'"):
+            Outer(steps=3).replace(**{key: 1})
+
+
 @pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2", "list"), ("words", "str"), ("5", "int"), ("1: x", "dict")])
 def test_a_file_without_keys_raises(write, text, kind):
     assert f"must hold `key: value` lines, but holds a {kind}" in refusal(write(text))

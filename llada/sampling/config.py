@@ -69,7 +69,7 @@ class SamplerConfig(Schema):
     variable_length: bool = False  # a block exists once those before it are done and hold no end of sequence
 
     @classmethod
-    def named(cls, name: str, **values: Any) -> Self:
+    def named(cls, name: str, /, **values: Any) -> Self:
         """A published sampler under its name in the literature, or that of a YAML file, with some fields changed."""
         return cls(**read_yaml(cls.file_of(name)) | values)
 
