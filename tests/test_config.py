@@ -166,7 +166,16 @@ def test_a_file_that_is_not_plain_yaml_raises(write, text):
 
 
 @pytest.mark.parametrize(
-    "value", ["[" * 5000, "!!bool 3", "!!int ''", "!!timestamp x", "2001-99-99", "0b_", "1" * 5000]
+    "value",
+    [
+        pytest.param("[" * 5000, id="deep"),
+        pytest.param("1" * 5000, id="large"),
+        "!!bool 3",
+        "!!int ''",
+        "!!timestamp x",
+        "2001-99-99",
+        "0b_",
+    ],
 )
 def test_a_value_that_yaml_cannot_build_raises(write, value):
     assert "run.yaml is not valid YAML" in refusal(write(f"steps: {value}"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llada.sampling.denoise import State
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, Predictor, forbid
+from llada.sampling.predictors import Predict, Predictor, check_possible, forbid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,10 @@ class Call:
 def predict_chains(
     predict: Predict, canvas: Tensor, block: slice, rows: Tensor, chain: Tensor, wanted: Tensor, mask_token_id: int
 ) -> Call:
-    """Predict the first canvas of each chain (R, D, W), and of the others those that are wanted and not complete."""
+    """Predict the first canvas of each chain (R, D, W), and of the others those that are wanted and not complete.
+
+    Raises ValueError where no token is possible at a masked position.
+    """
     chosen = wanted & (chain == mask_token_id).any(dim=-1)
     chosen[:, 0] = True
     row = chosen.nonzero()[:, 0]  # sync
@@ -97,6 +100,7 @@ def predict_chains(
     stack[:, block] = chain[chosen].to(canvas.dtype)
     mine = predict.of_rows(rows[row]) if isinstance(predict, Predictor) else predict
     logits = forbid(mine(stack, block), [mask_token_id])
+    check_possible(logits.amax(dim=-1)[stack[:, block] == mask_token_id])
     return Call(canvas, block, mask_token_id, rows, chain, chosen, row, logits)
 
 

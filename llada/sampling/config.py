@@ -13,7 +13,9 @@ from llada.sampling.orders import ORDERS, Order
 from llada.sampling.reveals import REVEALS, Reveal, RevealEntry, Variant, early_exit
 from llada.sampling.schedules import COUNTS, Counts, given_counts
 
-Whole = Annotated[int, Field(ge=1)]
+MOST = 2**20  # no length or number of steps is above it: far more than a model takes, and 8 MiB as a table
+Whole = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(gt=0, le=1)]
 CacheName = Literal["none", "prefix", "dual", "delayed", "block_causal"]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -33,14 +35,15 @@ class SamplerConfig(Schema):
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0: the likeliest token
     top_k: Whole | None = None  # draw only from the so many likeliest tokens
     top_p: Share | None = None  # draw only from the fewest tokens that have this probability together
-    cfg_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # 0: no guidance, half the evaluations
+    # 0: no guidance, half the evaluations; the bound keeps guided logits finite
+    cfg_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     guidance: Literal["prompt", "adaptive"] = "prompt"  # what the unconditional prediction lacks
     guidance_share: Share | None = None  # adaptive: of the generated tokens, those it lacks; None: 0.7
     order: str = "confidence"  # which draft goes first
     background: str | None = None  # position_calibrated: JSON list with the count of each token in a corpus
     position_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # position_calibrated: None: 0.25
     reveal: str = "top_k"  # which positions are visible after a step
-    counts: Literal["even", "cosine"] | list[Annotated[int, Field(ge=0)]] = "even"  # tokens revealed in each step
+    counts: Literal["even", "cosine"] | list[Count] = "even"  # tokens revealed in each step
     threshold: Annotated[float, Field(ge=0)] | None = None  # threshold, klass: least probability
     factor: Above0 | None = None
     entropy_bound: Annotated[float, Field(ge=0)] | None = None  # nats
@@ -53,9 +56,11 @@ class SamplerConfig(Schema):
     alpha_on: Share | None = None  # share of visible tokens meanwhile
     resample: Whole | None = None  # gibbs: tokens masked together; None: 1
     edit_threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # replace revealed tokens that another one beats
-    edit_steps: Annotated[int, Field(ge=0)] | None = None  # predictions for edits alone, per block; None: 16
+    edit_steps: Count | None = None  # predictions for edits alone, per block; None: 16
     early_exit: bool = False  # reveal all that is left once the model is sure of it (Prophet)
-    speculation: Annotated[int, Field(ge=2)] | None = None  # steps tried in one call: the same outcome in fewer calls
+    speculation: Annotated[int, Field(ge=2, le=MOST)] | None = (
+        None  # steps tried in one call: the same outcome in fewer calls
+    )
     longest: Whole | None = None  # the answer finds its length (DAEDAL), from gen_length to so many tokens; None: fixed
     insert_below: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: a mask less sure becomes 8; None: 0.1
     grow_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: enough confidence in the end; None: 0.5

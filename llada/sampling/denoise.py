@@ -9,13 +9,14 @@ Shapes: B batch, L length, W window, N predicted positions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from llada.sampling.drafts import Draft, Edit, greedy
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, logits_at
+from llada.sampling.predictors import Predict, check_possible, logits_at
 from llada.sampling.reveals import Reveal, Rule, Step, spread, top_k
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
@@ -108,8 +109,8 @@ def denoise(
             predicted = (masked | free if everywhere else masked) & active[:, None]
             logits = _logits(predict, canvas, block, mask_token_id, predicted, V)  # (N, V)
             V = logits.shape[1]
-            if turn == done and (logits.amax(dim=-1) == -torch.inf).any():  # sync, once per block
-                raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+            if turn == done:  # once per block, as it waits for the device
+                check_possible(logits.amax(dim=-1))
             token = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])  # (N,)
             token = torch.where(masked[predicted], token, present[predicted])
             numbers = uniforms(block, now, Stream.ORDER)[predicted]
@@ -163,16 +164,22 @@ def row_numbers(first_row: int | Tensor, count: int) -> Tensor:
     """The numbers of so many rows, int64 (B,): from the first one on, or, where a tensor is given, just these."""
     if isinstance(first_row, Tensor):
         return _one_each("first_row", first_row, count, "the number of the first row")
+    _check_whole("first_row", first_row, 2**63 - count)
     return torch.arange(first_row, first_row + count)
 
 
 def row_seeds(seed: int | Tensor, count: int) -> Tensor:
     """The seeds of so many rows, int64 (B,): one for all, or, where a tensor is given, just these."""
-    return (
-        _one_each("seed", seed, count, "one seed for all rows")
-        if isinstance(seed, Tensor)
-        else torch.full((count,), seed)
-    )
+    if isinstance(seed, Tensor):
+        return _one_each("seed", seed, count, "one seed for all rows")
+    _check_whole("seed", seed, 2**63)
+    return torch.full((count,), seed, dtype=torch.int64)
+
+
+def _check_whole(name: str, value: int, end: int) -> None:
+    """Raise ValueError, which names the argument, for what is no whole number of 64 bits below `end`."""
+    if not isinstance(value, SupportsIndex) or not -(2**63) <= value < end:
+        raise ValueError(f"{name}={value!r} must be a whole number from -2**63 to {end - 1}")
 
 
 def _one_each(name: str, values: Tensor, count: int, otherwise: str) -> Tensor:

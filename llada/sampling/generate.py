@@ -54,6 +54,7 @@ def generate(
     length, and where the sampler needs an end-of-sequence token that the model's config does not name.
     """
     sampler = SamplerConfig() if sampler is None else sampler
+    check_tokens(model, prompt)
     meter = Meter.of(prompt)
     if sampler.longest is not None:
         return _grow(model, prompt, attention_mask, sampler, sampler.longest, seed, first_row, meter)
@@ -120,6 +121,7 @@ def infill(
     step, and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
     """
     sampler = SamplerConfig() if sampler is None else sampler
+    check_tokens(model, canvas)
     meter = Meter.of(canvas)
     states = infill_states(model, canvas, attention_mask, sampler, seed, first_row=first_row, meter=meter)
     return account(states, canvas, model, meter)

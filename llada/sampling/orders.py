@@ -103,8 +103,8 @@ def position_calibrated(frequencies: Tensor, decay: float = 0.25, cap: float = 1
         frequencies: (V,) counts or probabilities of the tokens in a background corpus; 0 counts as the rarest seen.
     """
     counts = frequencies.double()
-    if counts.dim() != 1 or not (counts >= 0).all() or counts.sum() <= 0:
-        raise ValueError("frequencies must be one number >= 0 per token, not all of them 0")
+    if counts.dim() != 1 or not (counts >= 0).all() or not 0 < counts.sum() < math.inf:
+        raise ValueError("frequencies must be one finite number >= 0 per token, not all of them 0")
     information = -(counts.where(counts > 0, counts[counts > 0].min()) / counts.sum()).log()  # (V,)
 
     def scored(drafts: Drafts) -> Tensor:
@@ -142,7 +142,7 @@ def read_frequencies(path: str | Path) -> Tensor:
     """Token counts from a JSON file that holds one number per token."""
     try:
         return torch.tensor(json.loads(Path(path).read_text(encoding="utf-8")), dtype=torch.float64)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:  # RecursionError is a RuntimeError
         raise ValueError(f"background={str(path)!r} must be a JSON list of one count per token: {error}") from None
 
 

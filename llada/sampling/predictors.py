@@ -107,6 +107,12 @@ def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(tokens, device=logits.device), -torch.inf)
 
 
+def check_possible(best: Tensor) -> None:
+    """Raise ValueError unless the largest logits (N,) of the positions that are to be drawn allow a token at each."""
+    if (best == -torch.inf).any():  # sync
+        raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+
+
 @dataclass(frozen=True)
 class plain(Predictor):  # noqa: N801  # used like a function
     """The model as it is; `attention_mask` (B, L) is 0 at padding.

@@ -12,13 +12,15 @@ from llada.sampling.predictors import MaskPredictor
 
 
 def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
-    """Raise ValueError unless these are token ids (B, L), and the model has a mask token."""
+    """Raise ValueError unless these are token ids, int64 (B, L), and the model has a mask token."""
     if model.config.mask_token_id is None:
         raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"the tokens are a {type(tokens).__name__}; give a tensor, such as torch.tensor([ids])")
     if tokens.dim() != 2:
         raise ValueError(f"the tokens have shape {tuple(tokens.shape)}; it must be (batch, length)")
-    if tokens.is_floating_point():
-        raise ValueError(f"token ids must be integers, not {tokens.dtype}")
+    if tokens.dtype != torch.int64:
+        raise ValueError(f"token ids must be integers, not {tokens.dtype}; give int64, as tokens.long() is")
     known = getattr(model.config, "embedding_size", None) or getattr(model.config, "vocab_size", None)
     if known is not None and tokens.numel() and not (tokens.min() >= 0 and tokens.max() < known):  # sync
         worst = tokens.max() if tokens.max() >= known else tokens.min()
@@ -39,10 +41,14 @@ def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
     """The attention mask (B, L) as integers; all ones where none is given. Raises ValueError for other padding."""
     if attention_mask is None:
         return torch.ones_like(tokens)
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(f"attention_mask is a {type(attention_mask).__name__}; give a tensor, such as torch.ones")
     if attention_mask.shape != tokens.shape:
         raise ValueError(
             f"attention_mask {tuple(attention_mask.shape)} and tokens {tuple(tokens.shape)} differ in shape"
         )
+    if ((attention_mask != 0) & (attention_mask != 1)).any():
+        raise ValueError("attention_mask must be 1 at tokens and 0 at padding, and nothing else")
     if (attention_mask.long().diff(dim=1) < 0).any():
         raise ValueError("padding must be on the left: set tokenizer.padding_side = 'left'")
     return attention_mask.long()

@@ -89,7 +89,8 @@ def greedy_speculation(
 
             goes_on = ~visible.all(dim=1) & (done[rows] < block_steps) & ~stopped[rows]
             rows, last = rows[goes_on], last[goes_on]
-            step = done[rows, None] - 1 + torch.arange(depth, device=rows.device)  # too long a chain does no harm
+            # too long a chain does no harm, but takes memory
+            step = done[rows, None] - 1 + torch.arange(min(depth, block_steps), device=rows.device)
             chain = chains(call.window[last], draft[last], rank[last], _planned(plan[rows], step).cumsum(dim=1))
 
 

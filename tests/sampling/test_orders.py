@@ -72,10 +72,28 @@ def test_b5_late_positions_of_a_long_window_still_differ():
         assert float(score[late]) > float(score[late - 1]) > float(score[late + 1]) > -math.inf
 
 
-@pytest.mark.parametrize("frequencies", [[-1.0, 2.0], [0.0, 0.0], [[1.0], [2.0]], [float("nan"), 1.0]])
+@pytest.mark.parametrize("frequencies", [[-1.0, 2.0], [0.0, 0.0], [[1.0], [2.0]], [float("nan"), 1.0], [math.inf, 1.0]])
 def test_b5_impossible_frequencies_are_refused(frequencies):
-    with pytest.raises(ValueError, match="frequencies must be one number >= 0 per token, not all of them 0"):
+    with pytest.raises(ValueError, match="frequencies must be one finite number >= 0 per token, not all of them 0"):
         orders.position_calibrated(torch.tensor(frequencies))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param(f"[{10**400}]", id="large"),
+        "{}",
+        '["a"]',
+        "[null]",
+        "[[1], [2, 3]]",
+        "no JSON",
+    ],
+)
+def test_b5_a_background_that_holds_no_counts_is_refused(content, tmp_path):
+    (tmp_path / "counts.json").write_text(content)
+    with pytest.raises(ValueError, match=r"counts\.json' must be a JSON list of one count per token"):
+        orders.read_frequencies(tmp_path / "counts.json")
 
 
 def test_b5_a_background_of_another_vocabulary_is_refused():

@@ -57,6 +57,14 @@ def test_position_at_which_no_token_is_possible_is_explained():
         ({"temperature": -0.5}, "temperature: .* greater than or equal to 0"),
         ({"temperature": float("nan")}, "temperature"),
         ({"steps": "many"}, "steps: .* valid integer"),
+        ({"steps": 2**20 + 1}, "steps: .* less than or equal to 1048576"),
+        ({"gen_length": 10**30}, "gen_length: .* less than or equal to 1048576"),
+        ({"reveal": "gibbs", "steps": 8, "resample": 10**30}, "resample: .* less than or equal to 1048576"),
+        ({"cache": "dual", "refresh_every": 10**30}, "refresh_every: .* less than or equal to 1048576"),
+        ({"edit_threshold": 0.5, "edit_steps": 10**12}, "edit_steps: .* less than or equal to 1048576"),
+        ({"counts": [10**30]}, "counts.* less than or equal to 1048576"),
+        ({"speculation": 10**12}, "speculation: .* less than or equal to 1048576"),
+        ({"cfg_scale": 1e308}, "cfg_scale: .* less than or equal to 1000000"),
         ({"gen_length": 0}, "gen_length: .* greater than or equal to 1"),
     ],
 )
@@ -104,3 +112,23 @@ def test_model_without_the_tokens_a_sampler_needs_is_refused():
     for option in ("forbid_eos", "eos_last", "stop_at_eos"):
         with pytest.raises(ValueError, match=f"{option} needs model.config.eos_token_id"):
             generate(Constant(torch.zeros(3)), torch.tensor([[1]]), None, SamplerConfig(gen_length=2, **{option: True}))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_speculation_explains_a_position_at_which_no_token_is_possible(golden, temperature):
+    model, _ = golden
+    sampler = SamplerConfig(
+        gen_length=4,
+        speculation=2,
+        order="random",
+        temperature=temperature,
+        suppress_tokens=list(range(model.config.vocab_size)),
+    )
+    with pytest.raises(ValueError, match="no token is possible at some position: all are suppressed"):
+        generate(model, prompts(1), None, sampler)
+
+
+def test_speculation_as_deep_as_it_may_be_takes_no_more_memory_than_steps_need(golden):
+    model, _ = golden
+    deep, plain = (SamplerConfig(gen_length=4, speculation=depth) for depth in (2**20, 4))
+    assert torch.equal(*(generate(model, prompts(1), None, sampler).sequences for sampler in (deep, plain)))

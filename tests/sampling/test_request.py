@@ -14,6 +14,11 @@ from llada.sampling.generate import generate, infill
         (torch.tensor([[1, -1]]), r"token -1 is none of the model's \d+"),
         (torch.tensor([1, 2]), r"the tokens have shape \(2,\); it must be \(batch, length\)"),
         (torch.tensor([[1.0, 2.0]]), "token ids must be integers, not torch.float32"),
+        (torch.tensor([[1, 2]], dtype=torch.int32), r"not torch.int32; give int64, as tokens.long\(\) is"),
+        (torch.tensor([[True]]), "token ids must be integers, not torch.bool"),
+        (torch.tensor([[1j]]), "token ids must be integers, not torch.complex64"),
+        (torch.tensor(1), r"the tokens have shape \(\); it must be \(batch, length\)"),
+        ([[1, 2]], r"the tokens are a list; give a tensor, such as torch.tensor\(\[ids\]\)"),
     ],
 )
 @pytest.mark.parametrize("entry", [generate, infill])
@@ -21,3 +26,28 @@ def test_tokens_must_be_those_of_the_model(bidirectional, entry, prompt, message
     sampler = SamplerConfig(gen_length=4) if entry is generate else SamplerConfig()
     with pytest.raises(ValueError, match=message):
         entry(bidirectional, prompt, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("attention_mask", "message"),
+    [
+        (torch.tensor([[0, 2]]), "attention_mask must be 1 at tokens and 0 at padding, and nothing else"),
+        (torch.tensor([[0.5, 1.0]]), "attention_mask must be 1 at tokens and 0"),
+        (torch.tensor([[-1, 0]]), "attention_mask must be 1 at tokens and 0"),
+        ([[1, 1]], "attention_mask is a list; give a tensor"),
+    ],
+)
+@pytest.mark.parametrize("entry", [generate, infill])
+def test_padding_is_said_by_zeros_and_ones(bidirectional, entry, attention_mask, message):
+    sampler = SamplerConfig(gen_length=4) if entry is generate else SamplerConfig()
+    with pytest.raises(ValueError, match=message):
+        entry(bidirectional, torch.tensor([[1, 2]]), attention_mask, sampler)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 1.5, None, "1"])
+@pytest.mark.parametrize("name", ["seed", "first_row"])
+def test_seed_and_first_row_are_whole_numbers_of_64_bits(bidirectional, name, number):
+    with pytest.raises(
+        ValueError, match=rf"{name}={number!r} must be a whole number from -2\*\*63 to 922337203685477580"
+    ):
+        generate(bidirectional, torch.tensor([[1, 2]]), None, SamplerConfig(gen_length=4), **{name: number})
