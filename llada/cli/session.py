@@ -83,9 +83,10 @@ class Session:
         Args:
             shown: takes the states, the canvas (1, L) they begin with and where the answer begins; passes them on.
         """
-        prompt, seed = self.prompt(), self.seed + self.turns
-        self.turns += 1
+        seed = self.seed + self.turns
         try:
+            prompt = self.prompt()
+            self.turns += 1
             if self.sampler.longest is not None:
                 out = generate(self.model, prompt, None, self.sampler, seed)
             else:
@@ -150,6 +151,7 @@ class Session:
     def _again(self, rest: str) -> Reply:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             raise ValueError("there is no answer yet that could be given anew; ask something")
+        encode_prompt(self.tokenizer, self.messages[:-1])  # of a loaded conversation, what it answers may be missing
         self.messages = self.messages[:-1]
         return Reply(asks=True)
 

@@ -49,6 +49,14 @@ def render(
                 f"{path} has [MASK] {one.mask_token_id}, the tokenizer of {tokenizer} {found.mask_token_id}; name the "
                 "model that wrote the trace"
             )
+        most = max(
+            (int(table.max()) for table in (one.canvas, one.token, one.alternatives) if table.numel()), default=0
+        )
+        if most >= len(found):
+            raise ValueError(
+                f"{path} has the token {most}, which is none of the {len(found)} of {tokenizer}; name the model that "
+                "wrote the trace"
+            )
     shown = [list(recorded(one, row)) for one in loaded]
     if output.suffix == ".html":
         told = [

@@ -89,7 +89,7 @@ def _turns(record: Record, column: str, role: str, content: str, roles: dict[str
                 "of the wrong type",
                 f"{record.where}: message {number} of {column} must have {role!r} and the string {content!r}",
             )
-        if turn.get(role) not in roles:
+        if turn.get(role) not in list(roles):  # in a dictionary, a list could not be looked for
             raise BadRowError(
                 "of an unknown role",
                 f"{record.where}: message {number} of {column} is from {turn.get(role)!r}; "

@@ -79,7 +79,8 @@ def read_description(
 def is_autoregressive(path: str | Path) -> bool:
     """Whether a checkpoint is one of the baseline (`llada.model.baseline`), as its config.json says."""
     values = read_json(checkpoint_folder(path) / "config.json")
-    return not set(AUTOREGRESSIVE).isdisjoint(values.get("architectures") or ())
+    architectures = values.get("architectures")
+    return isinstance(architectures, list) and any(name in architectures for name in AUTOREGRESSIVE)
 
 
 def checkpoint_folder(path: str | Path) -> Path:
@@ -136,11 +137,16 @@ def _from_llama(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}={values[name]!r} in config.json is not implemented; only {allowed!r} is")
     values = {name: value for name, value in values.items() if name not in _LLAMA_IGNORED | _LLAMA_ONLY.keys()}
     rotary = values.pop("rope_parameters", None) or {}
+    if not isinstance(rotary, dict):
+        raise ValueError(f"rope_parameters={rotary!r} in config.json must be an object")
     if rotary.get("rope_type", "default") != "default":
         raise ValueError(f"rope_type={rotary['rope_type']!r} in config.json is not implemented; only 'default' is")
     if "rope_theta" in rotary:
         values["rope_theta"] = rotary["rope_theta"]
-    heads, head_dim = values["num_attention_heads"], values.pop("head_dim", None)
-    if head_dim is not None and head_dim * heads != values["hidden_size"]:
+    head_dim = values.pop("head_dim", None)
+    heads, width = values.get("num_attention_heads"), values["hidden_size"]
+    if head_dim is not None and not (
+        isinstance(head_dim, int) and isinstance(heads, int) and head_dim * heads == width
+    ):
         raise ValueError(f"head_dim={head_dim} in config.json must be hidden_size / num_attention_heads")
     return values

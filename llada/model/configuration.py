@@ -6,6 +6,7 @@ refused by name when they ask for something else.
 """
 
 import difflib
+import sys
 from typing import Any, ClassVar
 
 from transformers import GenerationConfig
@@ -34,6 +35,7 @@ _ONLY: dict[str, tuple[Any, str]] = {
 _SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mlp_ratio")
 _OPTIONAL_SIZES = ("n_kv_heads", "mlp_hidden_size", "embedding_size", "block_length")
 _TOKENS = ("mask_token_id", "eos_token_id", "pad_token_id", "eot_token_id")
+_SWITCHES = ("weight_tying", "include_qkv_bias", "multi_query_attention")
 _NUMBERS = ("rope_theta", "rms_norm_eps", "init_std", "init_cutoff_factor")
 # What transformers itself writes into a config.json beside the fields of the model.
 _FROM_TRANSFORMERS = {"auto_map", "model_type", "torch_dtype", "name_or_path", "num_labels", "attn_implementation"}
@@ -134,7 +136,12 @@ class LLaDAConfig(PreTrainedConfig):
         if self.pad_token_id is None:
             self.pad_token_id = self.eos_token_id
         self._validate_sizes()
-        super().__post_init__(**{name: value for name, value in kwargs.items() if name != "auto_map"})
+        try:
+            super().__post_init__(**{name: value for name, value in kwargs.items() if name != "auto_map"})
+        except (AttributeError, TypeError) as error:  # what transformers reads itself, such as dtype and id2label
+            raise ValueError(
+                f"a setting of transformers among {', '.join(kwargs)} has no usable value: {error}"
+            ) from None
 
     @property
     def head_dim(self) -> int:
@@ -143,6 +150,8 @@ class LLaDAConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """As in transformers, without the keys by which a file could make transformers fetch code."""
+        if "self" in config_dict:  # what Python would take for the object
+            raise ValueError("unknown LLaDA configuration key 'self'; a LLaDA has no such setting; remove it")
         return super().from_dict({k: v for k, v in config_dict.items() if k not in FETCHES_CODE}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,6 +178,9 @@ class LLaDAConfig(PreTrainedConfig):
             raise ValueError(f"unknown LLaDA configuration key {unknown[0]!r}; {hint}")
 
     def _check_types(self) -> None:
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool | None):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         for name in (*_SIZES, *_OPTIONAL_SIZES, *_TOKENS, *_NUMBERS):
             given, kinds = getattr(self, name), (int, float) if name in _NUMBERS else (int,)
             absent = given is None and name not in _SIZES
@@ -181,9 +193,15 @@ class LLaDAConfig(PreTrainedConfig):
             given = getattr(self, name)
             if given != allowed and not (given is None and not allowed):
                 raise ValueError(f"{name}={given!r} is not implemented; only {allowed!r} is, because {why}")
-        for name in ("n_kv_heads", "mlp_hidden_size", *_SIZES):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("n_kv_heads", "mlp_hidden_size", "block_length", "embedding_size", *_SIZES):
+            given = getattr(self, name)
+            if given is not None and not 1 <= given < 2**31:
+                raise ValueError(f"{name}={given} must be at least 1 and below 2**31")
+        for name in _NUMBERS:
+            given = getattr(self, name)
+            least = sys.float_info.min if name in ("rope_theta", "init_cutoff_factor") else 0  # which are divided by
+            if given is not None and not least <= given <= sys.float_info.max:
+                raise ValueError(f"{name}={given} must be {'above' if least else 'at least'} 0 and finite")
         if self.d_model % self.n_heads or self.head_dim % 2:
             raise ValueError(
                 f"d_model={self.d_model} must be n_heads={self.n_heads} times an even head size, for rotary positions"

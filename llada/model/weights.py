@@ -75,7 +75,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError names the file and what is wrong with it."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object, but holds a {type(values).__name__}")

@@ -72,6 +72,13 @@ class Trace:
                 f"{self.steps} steps of {B} rows need blocks ({self.steps}, 2) and active ({self.steps}, {B}), not "
                 f"{tuple(self.blocks.shape)} and {tuple(self.active.shape)}"
             )
+        for name in ("canvas", "token", "alternatives"):
+            if (getattr(self, name) < 0).any():
+                raise ValueError(f"{name} has a token below 0")
+        if self.probability.dim() != 1:
+            raise ValueError(f"probability has size {tuple(self.probability.shape)}; it must be one number per change")
+        if ((self.blocks < 0) | (self.blocks > L)).any() or (self.blocks[:, 0] > self.blocks[:, 1]).any():
+            raise ValueError(f"a block does not begin and end within the {L} positions")
         for name, size in (("step", self.steps), ("row", B), ("position", L), ("kind", len(Kind))):
             column = getattr(self, name)
             outside = column[(column < 0) | (column >= size)]
@@ -139,7 +146,7 @@ class Trace:
             stored = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise ValueError(f"trace {str(path)!r} cannot be read: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"trace {str(path)!r} is not valid JSON: {error}") from None
         try:
             return cls(**_fields(stored))
@@ -247,9 +254,11 @@ def _fields(stored: Any) -> dict[str, Any]:
     known = {field.name for field in fields(Trace)} | {"shape"}
     if stored.keys() != known:
         raise ValueError(f"lacks {sorted(known - stored.keys())} and has unknown {sorted(stored.keys() - known)}")
-    if type(stored["mask_token_id"]) is not int:
-        raise ValueError(f"mask_token_id is {stored['mask_token_id']!r}, not a whole number")
+    if type(stored["mask_token_id"]) is not int or not 0 <= stored["mask_token_id"] < 2**63:
+        raise ValueError(f"mask_token_id is {stored['mask_token_id']!r}, not a whole number >= 0")
     B, L = _whole_numbers(stored, "shape", 2).tolist()
+    if B < 0 or L < 0:
+        raise ValueError(f"shape is {[B, L]}, not two numbers >= 0")
     S = len(stored["index"]) if isinstance(stored["index"], list) else 0
     sizes = {"canvas": (B, L), "index": (S,), "blocks": (S, 2), "active": (S, B)}
     sizes |= {name: (len(stored[name]) if isinstance(stored[name], list) else 0,) for name in _COLUMNS}
@@ -264,7 +273,7 @@ def _fields(stored: Any) -> dict[str, Any]:
         )
         others = torch.tensor(stored["alternative_probability"], dtype=torch.float64)
         values["alternative_probability"] = others.reshape(N, -1 if others.numel() else K)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError("probability or alternative_probability is not a table of numbers") from None
     if ((values["active"] != 0) & (values["active"] != 1)).any():
         raise ValueError("active has other values than 0 and 1")
@@ -275,7 +284,7 @@ def _whole_numbers(stored: dict[str, Any], name: str, *size: int) -> Tensor:
     """A table of the file as int64. The lists of an empty one say too little about its size, so it is given."""
     try:
         values = torch.tensor(stored[name])
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{name} is not a table of whole numbers") from None
     if values.numel() and values.dtype != torch.int64:
         raise ValueError(f"{name} is not a table of whole numbers")

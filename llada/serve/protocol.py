@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from llada.config import ConfigError, Schema
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
-from llada.sampling.config import GROWTH, SamplerConfig
+from llada.sampling.config import GROWTH, SamplerConfig, Whole
 from llada.serve.errors import RequestError
 from llada.serve.limits import Limits, most_passes
 
@@ -38,7 +38,6 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (ANY,),
 }
-Whole = Annotated[int, Field(ge=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
 BodyT = TypeVar("BodyT", bound="Body")

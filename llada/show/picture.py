@@ -44,7 +44,7 @@ def boxes(axis: Axes, texts: Sequence[str], colours: Sequence[Any]) -> None:
 
 def order_figure(tokenizer: PreTrainedTokenizerBase, frame: Frame, title: str = "") -> Figure:
     """Every token in the colour of the step that fixed it; grey: what was given, dark: [MASK]."""
-    norm, texts = Normalize(1, max(2, *frame.revealed_at)), written(tokenizer, frame)
+    norm, texts = Normalize(1, max([2, *frame.revealed_at])), written(tokenizer, frame)
     figure = Figure(figsize=(9.6, max(1.9, 0.9 + 0.26 * lines_of(texts))), layout="constrained")
     axis = figure.add_subplot()
     boxes(axis, texts, [_colour(frame, place, norm) for place in range(len(frame.ids))])
@@ -57,7 +57,7 @@ def animate(
     tokenizer: PreTrainedTokenizerBase, shown: Sequence[Frame], path: Path, *, frames_per_second: float = 8.0
 ) -> None:
     """Write the frames as an animation, a GIF or a WebP by the path's suffix; the last one stays for two seconds."""
-    norm = Normalize(1, max(2, *shown[-1].revealed_at))
+    norm = Normalize(1, max([2, *shown[-1].revealed_at]))
     texts = [written(tokenizer, frame) for frame in shown]
     lines = max(map(lines_of, texts))
     figure = Figure(figsize=(9.0, 0.5 + 0.26 * lines), dpi=90)

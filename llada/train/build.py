@@ -173,7 +173,8 @@ def pool_of(parts: Parts) -> Pool | None:
 def model_config(model: Mapping[str, Any] | str, length: int, tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
     """Sizes, or those of a YAML file, with the vocabulary of the tokenizer; rows of `length` where they name none."""
     sizes = dict(read_yaml(model)) if isinstance(model, str) else dict(model)
-    if len(tokenizer) > sizes.get("vocab_size", len(tokenizer)):
+    named = sizes.get("vocab_size")
+    if isinstance(named, int) and len(tokenizer) > named:
         raise ConfigError(
             f"model.vocab_size={sizes['vocab_size']} is smaller than the tokenizer's {len(tokenizer)} tokens"
         )
@@ -187,6 +188,8 @@ def model_config(model: Mapping[str, Any] | str, length: int, tokenizer: PreTrai
         if sizes[name] != tokens[name]:
             raise ConfigError(f"model.{name}={sizes[name]} is not the tokenizer's {tokens[name]}; leave it out")
     values = {"max_sequence_length": length, **tokens, **sizes}
+    if "self" in sizes:  # what Python would take for the object
+        raise ConfigError("unknown key 'model.self'; a LLaDA has no such setting; remove it")
     try:
         return LLaDAConfig(**values)
     except ValueError as error:

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from llada.config import Schema
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -104,7 +104,7 @@ class TrainConfig(Schema):
     eps: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # floor of t; only for bernoulli
     t_min: Share = 0.0  # t is uniform from here to t_max; the loss is a bound on the likelihood only from 0 to 1
     t_max: Share = 1.0
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     workers: Count = 0  # processes that prepare batches
     mixed_precision: Literal["no", "bf16"] = "no"
     sharding: Literal["none", "full"] = "none"  # full: processes share weights, gradients and moments (FSDP2)

@@ -139,6 +139,23 @@ def test_existing_file_is_kept(session, tmp_path):
     assert (tmp_path / "talk").read_text() == "mine"
 
 
+@pytest.mark.parametrize("roles_of", [["user", "assistant", "assistant"], ["assistant"]])
+def test_answer_without_a_question_cannot_be_given_again(session, roles_of):
+    session.messages = before = [{"role": role, "content": "x"} for role in roles_of]
+    with pytest.raises(ValueError, match=r"end with what it should reply to|has no messages"):
+        session.take("/again")
+    assert session.messages == before
+
+
+@pytest.mark.parametrize("line", ["/set self 1", "/set cls 1", "/set steps " + "[" * 5000, "/set steps !!bool x"],
+                         ids=["self", "cls", "deep", "tag"])  # fmt: skip
+def test_setting_that_is_none_is_refused_and_changes_nothing(line, session):
+    before = session.sampler
+    with pytest.raises(ValueError, match=r"unknown key|is not a YAML value"):
+        session.take(line)
+    assert session.sampler == before
+
+
 @pytest.mark.parametrize("line", ["And 5?", "/again"])
 def test_interrupted_answer_leaves_the_conversation_as_it_was(line, session):
     say(session, "Add 3 and 4.")

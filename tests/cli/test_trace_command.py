@@ -73,3 +73,12 @@ def test_two_traces_need_a_page(traces, tuned, tmp_path, monkeypatch, capsys):
 def test_tokenizer_of_another_model_is_refused(traces, tmp_path, monkeypatch, capsys):
     arguments = [traces[0], "--tokenizer", tmp_path, "--output", tmp_path / "t.png"]
     assert "has no tokenizer; name the folder" in refusal(monkeypatch, capsys, "trace", "render", *arguments)
+
+
+def test_trace_with_a_token_of_another_model_is_refused(traces, tuned, tmp_path, monkeypatch, capsys):
+    stored = json.loads(traces[0].read_text())
+    stored["alternatives"][0][0] = 2**40
+    (tmp_path / "other.json").write_text(json.dumps(stored))
+    said = refusal(monkeypatch, capsys, "trace", "render", tmp_path / "other.json", "--tokenizer", tuned / "model",
+                   "--output", tmp_path / "t.html")  # fmt: skip
+    assert "other.json has the token 1099511627776, which is none of the 300 of" in said

@@ -254,6 +254,8 @@ BAD = [
     (b'{"question": "x"}', "without the columns of a conversation", "line 2: this is no conversation"),
     (b'{"messages": []}', "empty", "line 2: messages must be a list with at least one message"),
     (b'{"messages": "x"}', "of the wrong type", "line 2: messages must be a list of messages"),
+    (b'{"messages": [{"role": [], "content": "x"}]}', "of an unknown role", "line 2: message 1 of messages is"),
+    (b'{"conversations": [{"from": {}, "value": "x"}]}', "of an unknown role", "message 1 of conversations is"),
     (b'{"messages": [{"role": "tool", "content": "x"}]}', "of an unknown role", "line 2: message 1 of messages is"),
     (b'{"prompt": "x", "completion": 3}', "of the wrong type", "line 2: the field 'completion' must be a string"),
     (b'{"prompt": "x", "completion": " "}', "empty", "line 2: message 2, from the assistant, is empty"),

@@ -13,7 +13,7 @@ from llada import LLaDAConfig, load_pretrained
 from llada.model.configuration import _ONLY
 
 
-@pytest.mark.parametrize("content", [b"", b"{not json", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{not json", b"\xff\xfe", pytest.param(b"[" * 100_000, id="deep")])
 def test_a_configuration_that_is_not_json_raises(copy, content):
     (copy / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json cannot be read as JSON"):
@@ -132,6 +132,8 @@ def test_a_configuration_of_neither_layout_raises(copy):
             {"rope_parameters": {"rope_type": "yarn"}},
             "rope_type='yarn' in config.json is not implemented; only 'default' is",
         ),
+        ({"head_dim": [16]}, "must be hidden_size / num_attention_heads"),
+        ({"rope_parameters": [1]}, r"rope_parameters=\[1\] in config.json must be an object"),
         ({"head_dim": 16}, "head_dim=16 in config.json must be hidden_size / num_attention_heads"),
         ({"hidden_act": "gelu"}, "activation_type='gelu' is not implemented"),
         ({"attention_dropout": 0.1}, "attention_dropout=0.1 is not implemented"),
@@ -159,6 +161,17 @@ SIZES = [
     ({"n_kv_heads": 0}, "n_kv_heads=0 must be at least 1"),
     ({"mlp_hidden_size": 0}, "mlp_hidden_size=0 must be at least 1"),
     ({"max_sequence_length": 0}, "max_sequence_length=0 must be at least 1"),
+    ({"block_length": 0}, "block_length=0 must be at least 1"),
+    ({"max_sequence_length": 10**30}, "must be at least 1 and below 2**31"),
+    ({"rope_theta": 0}, "rope_theta=0 must be above 0 and finite"),
+    ({"rope_theta": 10**400}, "must be above 0 and finite"),
+    ({"rms_norm_eps": -1.0}, "rms_norm_eps=-1.0 must be at least 0 and finite"),
+    ({"init_std": float("nan")}, "init_std=nan must be at least 0 and finite"),
+    ({"weight_tying": "no"}, "weight_tying='no' must be true or false"),
+    ({"dtype": "float99"}, "a setting of transformers among "),
+    ({"id2label": 3}, "a setting of transformers among "),
+    ({"num_labels": "many"}, "a setting of transformers among "),
+    ({"self": 1}, "unknown LLaDA configuration key 'self'"),
     ({"n_heads": 5}, "d_model=64 must be n_heads=5 times an even head size"),
     ({"n_heads": 64, "n_kv_heads": 64}, "d_model=64 must be n_heads=64 times an even head size"),
     ({"n_kv_heads": 3}, "n_heads=4 must be a multiple of n_kv_heads=3"),

@@ -63,6 +63,15 @@ def first(name: str, value):
         (lambda stored: {k: v for k, v in stored.items() if k != "kind"}, r"lacks \['kind'\] and has unknown \[\]"),
         (changed(colour=3), r"has unknown \['colour'\]"),
         (changed(mask_token_id="5"), "mask_token_id is '5', not a whole number"),
+        (changed(mask_token_id=2**70), "mask_token_id is 1180591620717411303424, not a whole number >= 0"),
+        (changed(shape=[-1, 0]), r"shape is \[-1, 0\], not two numbers >= 0"),
+        (changed(shape=[2**70, 1]), "shape is not a table of whole numbers"),
+        (first("canvas", [-1] * 12), "canvas has a token below 0"),
+        (first("token", -1), "token has a token below 0"),
+        (first("blocks", [0, 13]), "a block does not begin and end within the 12 positions"),
+        (first("blocks", [3, 2]), "a block does not begin and end within the 12 positions"),
+        (changed(probability=[[1.0]] * 34), r"probability has size \(34, 1\); it must be one number per change"),
+        (first("probability", 10**400), "alternative_probability is not a table of numbers"),
         (changed(shape=[4]), r"shape has size \(1,\), not \(2,\)"),
         (changed(shape=[3, 12]), r"canvas has size \(4, 12\), not \(3, 12\)"),
         (changed(canvas=[[1, 2], [3]]), "canvas is not a table of whole numbers"),
@@ -98,6 +107,12 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_problem(damage, problem
     file.write_text(json.dumps(damage(json.loads(file.read_text()))))
     with pytest.raises(ValueError, match=f"run.json': .*({problem})"):
         Trace.load(file)
+
+
+def test_a_file_whose_lists_are_too_deep_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"deep\.json' is not valid JSON"):
+        Trace.load(tmp_path / "deep.json")
 
 
 def test_a_file_that_is_missing_or_cut_is_refused_with_its_name(tmp_path):

@@ -198,3 +198,19 @@ def test_failure_of_the_model_is_told_without_its_details(model, tokenizer, monk
     assert failed.status_code == 500
     assert failed.json()["error"]["message"] == "the answer failed (RuntimeError); the log says more"
     assert "secret path" in caplog.text
+
+
+def test_body_that_holds_half_a_surrogate_pair_is_refused_in_words_that_can_be_sent(client):
+    refused = client.post("/v1/completions", content=b'{"\\ud800": 1}', headers={"content-type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "\\ud800"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n": 10**4299, "prompt": ["a"] * 20}, {"steps": 10**4299, "reveal": "ancestral"},
+                {"block_length": 10**4299}, {"steps": 10**2200, "speculation": 10**2200}]
+)  # fmt: skip
+def test_numbers_that_are_too_long_to_be_written_are_refused(client, changes):
+    refused = client.post("/v1/completions", json=PROMPT | changes)
+    assert refused.status_code == 400
+    assert "less than or equal to 1048576" in refused.json()["error"]["message"]
