@@ -1,28 +1,19 @@
-"""A model with random weights, small enough to be asked thousands of times, that takes conversations."""
+"""A small model with random weights, as an object and as a folder."""
 
 import pytest
-import torch
+from small_model import small_model, small_tokenizer
 
-from llada.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
-from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.train.build import model_config, new_model
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return train_tokenizer(["the model reads a row of tokens"], SMALLEST_VOCABULARY)
+    return small_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def model(tokenizer) -> LLaDAForMaskedLM:
-    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 32}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = new_model(model_config(sizes, 160, tokenizer), tokenizer, causal=False)
-    assert isinstance(made, LLaDAForMaskedLM)
-    assert isinstance(made.config, LLaDAConfig)
-    return made.eval().double()  # so that other batch sizes and paddings round to the same tokens
+    return small_model(tokenizer)
 
 
 @pytest.fixture(scope="session")
