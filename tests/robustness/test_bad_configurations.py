@@ -60,6 +60,17 @@ def test_values_are_taken_or_refused_with_one_message(cases):
     check()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [("seed", 2**63, "less than 9223372036854775808"), ("steps", 2**31, "less than 2147483648"),
+     ("batch_size", 10**30, "less than 2147483648"), ("workers", 10**30, "less than 2147483648")],
+)  # fmt: skip
+def test_numbers_of_a_training_run_that_no_tensor_holds_are_refused(field, value, most):
+    values = read_yaml(config_folder() / "pretrain" / "quickstart.yaml") | {field: value}
+    with pytest.raises(ConfigError, match=f"{field}: Input should be {most}"):
+        PretrainConfig(**values)
+
+
 @numbers_of_cases(60, 1500)
 def test_files_and_overrides_are_read_or_refused_with_one_message(cases, tmp_path):
     dotted = st.lists(

@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from llada.show.frames import recorded
+from llada.show.frames import Frame, recorded
 from llada.show.picture import ACROSS, animate, order_figure, written
 
 FRAMES = list(recorded(trace("two")))
@@ -52,3 +52,10 @@ def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
         first = picture.convert("RGB").tobytes()
         picture.seek(picture.n_frames - 1)
         assert picture.convert("RGB").tobytes() != first
+
+
+def test_canvas_without_tokens_is_a_picture_without_boxes(tmp_path):
+    nothing = Frame(0, [], [], [], [])
+    assert order_figure(TOKENIZER, nothing).axes[0].texts == []
+    animate(TOKENIZER, [nothing], tmp_path / "nothing.gif", frames_per_second=1)
+    assert (tmp_path / "nothing.gif").read_bytes().startswith(b"GIF89a")
