@@ -79,6 +79,8 @@ def claim_output(config: TrainConfig, accelerator: Accelerator, *, resume: bool)
             if resume:
                 checkpoint = _newest(folder / "checkpoints")
                 finished = checkpoint is None and _is_finished(config, folder)
+                begins = "the run has ended already" if finished else "nothing to go on from: starting"
+                print(f"llada: {f'going on from {checkpoint}' if checkpoint else begins}", file=sys.stderr)
             else:
                 for old in folder.iterdir():
                     shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
@@ -116,7 +118,6 @@ def _newest(checkpoints: Path) -> Path | None:
         set_aside(path)
     for leftover in checkpoints.glob("step-*.partial"):
         shutil.rmtree(leftover)
-    print(f"llada: going on from {newest}" if newest else "llada: nothing to go on from: starting", file=sys.stderr)
     return newest
 
 

@@ -289,6 +289,7 @@ def test_finished_run_without_checkpoints_is_left_alone(settings, uninterrupted,
     run(training(few, tmp_path / "run"), tmp_path / "printed")
     before = (tmp_path / "run" / "log.jsonl").read_bytes()
     run(training(few, tmp_path / "run"), tmp_path / "printed")
+    assert "llada: the run has ended already" in (tmp_path / "printed").read_text()
     assert (tmp_path / "run" / "log.jsonl").read_bytes() == before
     with pytest.raises(ConfigError, match="ended after 9 steps without a checkpoint to go on from"):
         training(few, tmp_path / "run", steps=12)()
