@@ -83,7 +83,7 @@ def test_generate_refuses_or_keeps_what_it_promises(cases, model, block_causal):
             assert out.sequences[row, P:].tolist() == one.tolist() + [EOS] * (length - len(one))
 
     check()
-    assert len(set(done)) > 4  # rules of revealing that were not refused
+    assert len(set(done)) > 2  # rules of revealing that were not refused
 
 
 @numbers_of_cases(60, 1500)

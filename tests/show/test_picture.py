@@ -56,6 +56,6 @@ def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
 
 def test_canvas_without_tokens_is_a_picture_without_boxes(tmp_path):
     nothing = Frame(0, [], [], [], [])
-    assert order_figure(TOKENIZER, nothing).axes[0].texts == []
+    assert list(order_figure(TOKENIZER, nothing).axes[0].texts) == []
     animate(TOKENIZER, [nothing], tmp_path / "nothing.gif", frames_per_second=1)
     assert (tmp_path / "nothing.gif").read_bytes().startswith(b"GIF89a")
