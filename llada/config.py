@@ -7,6 +7,7 @@ raises `ConfigError`, which names what was given, what is allowed, and the near 
 import copy
 import difflib
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +137,8 @@ def _parse(text: str) -> Any:
 
 
 _DEEPEST = 16  # groups of keys around one
+_SHOWN = reprlib.Repr()  # a file of a few lines may mean billions of values, by its references
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> str:
@@ -151,7 +154,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         elif mistake["type"] == "missing":
             lines.append(f"missing key {location!r}")
         else:
-            given = f" (given {mistake['input']!r})" if location else ""
+            given = f" (given {_SHOWN.repr(mistake['input'])})" if location else ""
             reason = mistake["msg"].removeprefix("Value error, ")
             lines.append(f"{location + ': ' if location else ''}{reason}{given}")
     return "\n".join(lines)

@@ -232,3 +232,13 @@ def test_every_file_that_comes_with_the_library_is_a_mapping_and_says_what_it_is
     for file in files:
         assert file.read_text(encoding="utf-8").startswith("# "), file
         assert read_yaml(file), file
+
+
+def test_what_was_given_is_told_in_short_where_a_few_lines_mean_billions_of_values(write):
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    file = write("\n".join([*lines, "steps: *a11"]))
+    with pytest.raises(ConfigError) as refused:
+        load_config(Outer, file)
+    assert "steps: " in str(refused.value)
+    assert len(str(refused.value)) < 20000
