@@ -138,6 +138,7 @@ def _parse(text: str) -> Any:
 
 _DEEPEST = 16  # groups of keys around one
 _SHOWN = reprlib.Repr()  # a file of a few lines may mean billions of values, by its references
+_SHOWN.maxlevel = 3
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 
 
