@@ -32,4 +32,4 @@ def serving(model: Path, *options: str, command: Sequence[str] = ("serve", "--na
             server.send_signal(signal.SIGINT)
             rest = server.stderr.read()
         assert server.wait(30) == 0, rest
-        assert "Traceback" not in rest
+        assert "Traceback" not in rest, rest

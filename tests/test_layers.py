@@ -124,6 +124,7 @@ RULES = {
     # a page to try a model; the optional extra for it is asked for in one module
     "llada.web": rule("torch transformers", "llada.web llada.show llada.sampling llada.model llada.data llada.config"),
     "llada.web.page": rule("gradio fastapi starlette transformers", "llada.web llada.model llada.sampling"),
+    "llada.web.server": rule("fastapi uvicorn"),
     "llada.show": rule("torch transformers", "llada.show llada.sampling"),
     "llada.show.levels": rule(),
     "llada.show.pieces": rule("transformers"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -23,19 +21,12 @@ def ui(
 ) -> None:
     """Try a model in the browser, on this machine alone: llada ui runs/quickstart/sft/model --set gen_length=32"""
     try:
-        import uvicorn
-
-        from llada.web.page import ADDRESS, Shown, make_app
+        from llada.web.page import Shown, make_app
+        from llada.web.server import run
     except ModuleNotFoundError as missing:
         raise ConfigError(f"llada ui needs {missing.name}: pip install 'llada-lm[ui]'") from None
 
     asked = load(model, sampler, set_, device)
     with tempfile.TemporaryDirectory(prefix="llada-ui-") as folder:
         shown = Shown(asked.model, asked.tokenizer, str(model), asked.sampler, sampler, Path(folder))
-        # the bound of the shutdown: open pages keep a connection, for which it would wait
-        settings = uvicorn.Config(
-            make_app(shown), host=ADDRESS, port=port, timeout_graceful_shutdown=2, access_log=False
-        )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # raised again by uvicorn, before the folder is gone
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run()
+        run(make_app(shown), port)

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from gradio.themes import Default
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
 from transformers import PreTrainedTokenizerBase
 
 from llada.model.modeling import LLaDAForMaskedLM
@@ -20,9 +21,9 @@ from llada.sampling.config import SamplerConfig
 from llada.web.form import FIELDS, ORDER_NAMES, Form, form_of, preset, published, values_of, whole_number
 from llada.web.painting import STYLE, legend, turns
 from llada.web.run import Outcome, page_of, run
+from llada.web.server import ADDRESS
 from llada.web.task import Asked, Kind, task_of
 
-ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")  # that a browser may call it; others are pages that had their name point here
 WAITING = 32  # generations that wait for the one that runs
 SEEDS = (-(2**63), 2**63 - 1)
@@ -83,10 +84,13 @@ def make_app(shown: Shown) -> FastAPI:
         _forgetting(blocks, shown.folder)
     blocks.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
     app = FastAPI(middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))], openapi_url=None)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, blocks, "/", footer_links=[], css=f"{STYLE}\n{_STYLE}", theme=Default(), show_error=False,
         max_file_size="1b", ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, server_name=ADDRESS,
     )  # fmt: skip
+    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount))  # blocks.app is another one
+    app.state.end_streams = lambda: mounted.stop_event.set()  # pyright: ignore[reportAttributeAccessIssue]
+    return app
 
 
 def _laid_out(shown: Shown) -> Parts:
