@@ -89,7 +89,7 @@ def make_app(shown: Shown) -> FastAPI:
         max_file_size="1b", ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, server_name=ADDRESS,
     )  # fmt: skip
     (mounted,) = (route.app for route in app.routes if isinstance(route, Mount))  # blocks.app is another one
-    app.state.end_streams = lambda: mounted.stop_event.set()  # pyright: ignore[reportAttributeAccessIssue]
+    app.state.end_streams = lambda: mounted.stop_event.set()  # pyright: ignore
     return app
 
 
