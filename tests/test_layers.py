@@ -121,7 +121,12 @@ RULES = {
         "fastapi starlette prometheus_client pydantic torch transformers",
         "llada.serve llada.sampling llada.model llada.data llada.config llada.eval.answers llada.__version__",
     ),
+    # a page to try a model; the optional extra for it is asked for in one module
+    "llada.web": rule("torch transformers", "llada.web llada.show llada.sampling llada.model llada.data llada.config"),
+    "llada.web.page": rule("gradio fastapi starlette transformers", "llada.web llada.model llada.sampling"),
+    "llada.web.server": rule("fastapi uvicorn"),
     "llada.show": rule("torch transformers", "llada.show llada.sampling"),
+    "llada.show.levels": rule(),
     "llada.show.pieces": rule("transformers"),
     "llada.show.terminal": rule("torch transformers rich", "llada.show llada.sampling"),
     "llada.show.picture": rule("transformers matplotlib", "llada.show"),

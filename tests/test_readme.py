@@ -67,13 +67,13 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
-    extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor", "serve")}
-    monkeypatch.setattr("uvicorn.Server.run", lambda server: None)  # tests/serve asks one
+    extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor", "serve", "ui")}
+    monkeypatch.setattr("uvicorn.Server.run", lambda server: None)  # tests/serve and tests/web ask one
     monkeypatch.setattr("sys.stdin", io.StringIO("How many words: a b\n"))  # for chat
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 38
+    assert len(commands) == 39
     Path("tasks").mkdir()
     (task,) = [block for block in blocks("yaml") if block.startswith("task: mine")]
     Path("tasks", "mine.yaml").write_text(task)

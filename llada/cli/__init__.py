@@ -20,11 +20,12 @@ from llada.cli.prepare import prepare
 from llada.cli.serve import serve
 from llada.cli.train import pretrain, sft
 from llada.cli.tune import tune
+from llada.cli.ui import ui
 from llada.train.signals import EXIT_CODE, Interrupted
 
 app = typer.Typer(help="Masked diffusion language models.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (
-    prepare, plan, pretrain, sft, generate, infill, chat, tune, evaluate, compare, experiment, export, serve, doctor
+    prepare, plan, pretrain, sft, generate, infill, chat, tune, evaluate, compare, experiment, export, serve, ui, doctor
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(trace.app, name="trace")

@@ -26,16 +26,14 @@ def infill(
     import torch
     from rich.console import Console
 
-    from llada.data.tokenizer import encode
+    from llada.data.gaps import GAP, encode_gaps
     from llada.sampling.generate import infill_states
 
-    if "___" not in text:
-        raise ValueError("the text has no gap; mark each with ___, or continue a text with llada generate --raw")
+    if GAP not in text:
+        raise ValueError(f"the text has no gap; mark each with {GAP}, or continue a text with llada generate --raw")
     how = asking.looking(watch, delay, trace, alternatives)
     asked = asking.load(model, sampler, set_, device)
-    parts = [encode(asked.tokenizer, part) for part in text.split("___")]
-    hole = [asked.model.config.mask_token_id] * gap
-    tokens = parts[0] + [token for part in parts[1:] for token in (*hole, *part)]
+    tokens = encode_gaps(asked.tokenizer, text, gap, asked.model.config.mask_token_id)
     canvas = torch.tensor([tokens], device=asked.model.device)
     out = asking.run(
         asked,

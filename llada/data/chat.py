@@ -180,10 +180,10 @@ def chat_row(
     return {"x0": np.array(row.x0, np.int64), "maskable": np.array(row.maskable, np.bool_)}
 
 
-def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of generated tokens, up to the first end of turn or end of sequence."""
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, at_least: int = 0) -> str:
+    """The text of generated tokens, up to the first end of turn or end of sequence after `at_least` tokens."""
     ends = _ends(tokenizer)
-    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    length = next((i for i, token in enumerate(ids) if token in ends and i >= at_least), len(ids))
     return _decode(tokenizer, ids[:length])
 
 

@@ -1,6 +1,5 @@
 """A canvas in the terminal while it is revealed: colour is confidence, new tokens and new masks are marked."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,11 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.sampling.denoise import State
 from llada.show.frames import Frame, Frames, Mark, probability_of
+from llada.show.levels import LEVELS, level_of
 from llada.show.pieces import END, pieces
 
 MASK, REMASKED = "░", "▒"
-# least probability, and a colour; told apart by all (Okabe, Ito)
-LEVELS = ((0.7, "#009e73"), (0.3, "#e69f00"), (0.0, "#d55e00"))
 
 
 def painted(frame: Frame, tokenizer: PreTrainedTokenizerBase, start: int = 0) -> Text:
@@ -79,7 +77,5 @@ def watch(
 def _style(mark: Mark, probability: float, *, dim: bool) -> Style:
     if mark is Mark.GIVEN:
         return Style()
-    certain = 1.0 if math.isnan(probability) else probability
-    colour = next(colour for least, colour in LEVELS if certain >= least)
     fresh = mark is Mark.FRESH
-    return Style(color=colour, bold=fresh, underline=fresh, dim=dim and not fresh)
+    return Style(color=LEVELS[level_of(probability)].colour, bold=fresh, underline=fresh, dim=dim and not fresh)

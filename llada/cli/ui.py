@@ -1,0 +1,32 @@
+"""`llada ui`: a page in the browser to try a trained model."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llada.cli.asking import Device, Fields, Sampler, load
+from llada.config import ConfigError
+
+
+def ui(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model")],
+    sampler: Sampler = "low_confidence",
+    set_: Fields = None,
+    port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535)] = 7860,
+    device: Device = None,
+) -> None:
+    """Try a model in the browser, on this machine alone: llada ui runs/quickstart/sft/model --set gen_length=32"""
+    try:
+        from llada.web.page import Shown, make_app
+        from llada.web.server import run
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"llada ui needs {missing.name}: pip install 'llada-lm[ui]'") from None
+
+    asked = load(model, sampler, set_, device)
+    with tempfile.TemporaryDirectory(prefix="llada-ui-") as folder:
+        shown = Shown(asked.model, asked.tokenizer, str(model), asked.sampler, sampler, Path(folder))
+        run(make_app(shown), port)
