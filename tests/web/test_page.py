@@ -117,6 +117,7 @@ def test_the_canvas_is_revealed_and_the_answer_is_that_of_the_library(browser, a
         assert page.locator("#canvas .fresh").count() == 2
 
 
+@pytest.mark.slow
 def test_an_error_is_told_as_text_and_the_next_answer_is_given(browser, address):
     with opened(browser, address) as page:
         page.fill("#text textarea", "a")
@@ -154,6 +155,7 @@ def test_fixed_words_are_honoured_and_a_trace_is_downloaded(browser, address, se
     wait_until(lambda: not folder.exists())  # the session has ended
 
 
+@pytest.mark.slow
 def test_gaps_are_filled(browser, address, served):
     model, tokenizer = load_pretrained(served)
     canvas = [*encode(tokenizer, "the "), *[model.config.mask_token_id] * 3, *encode(tokenizer, " reads")]
@@ -166,6 +168,7 @@ def test_gaps_are_filled(browser, address, served):
         done(page, str(tokenizer.decode(out.sequences[0])))
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_and_is_forgotten(browser, address, served):
     first = answered(served, QUESTION)
     earlier = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": first}]
@@ -185,6 +188,7 @@ def test_a_conversation_goes_on_and_is_forgotten(browser, address, served):
         done(page, first)
 
 
+@pytest.mark.slow
 def test_it_can_be_stopped_and_the_next_one_need_not_wait(browser, address):
     with opened(browser, address) as page:
         page.get_by_text("Watching").click()
@@ -200,6 +204,7 @@ def test_it_can_be_stopped_and_the_next_one_need_not_wait(browser, address):
         done(page)
 
 
+@pytest.mark.slow
 def test_a_published_sampler_fills_in_the_form(browser, address):
     with opened(browser, address) as page:
         page.click("#preset input")
