@@ -97,5 +97,6 @@ def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
     right.set(ylabel="mean tokens of an answer, with its end", ylim=(0, None))
-    left.legend(fontsize=8)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
     return figure
