@@ -1,0 +1,83 @@
+"""The bodies of requests: the fields of the OpenAI interface that this server knows, their types and ranges."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llada.config import Schema
+from llada.sampling.config import Whole
+
+ANY = object()
+# what clients send without meaning it, and the values at which it changes nothing
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "user": (ANY,),
+    "metadata": (ANY,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "best_of": (1,),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (ANY,),
+}
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
+
+
+class StreamOptions(Schema):
+    include_usage: bool = False
+
+
+class Body(Schema):
+    """What both kinds of requests have."""
+
+    model: str
+    n: Whole = 1
+    max_tokens: Whole | None = None  # None: as the server's sampler
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None  # None: another one each time
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = Field(default_factory=list)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    sampler: str | None = None  # of configs/sampling; None: the server's
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class CompletionBody(Body):
+    """`/v1/completions`: texts, or tokens, to be continued, or with `suffix` a gap to be filled."""
+
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    suffix: str | None = None
+    echo: bool = False
+
+
+class Part(Schema):
+    """Of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Schema):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """With the content as one text, and roles that the layout has."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class ChatBody(Body):
+    """`/v1/chat/completions`: a conversation that the model is to go on with."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Whole | None = None
