@@ -88,7 +88,7 @@ def finding(measured: Mapping[str, Any]) -> str:
         return told + f"No sampler is as accurate; the best is {name}: {percent_of(best)}."
     name, fastest = max(equal, key=lambda other: other[1]["tokens_per_second"])
     return told + (
-        f"The fastest sampler of an accuracy that is not told apart from it is {name}: {percent_of(fastest)} at "
+        f"The fastest sampler whose interval reaches that one is {name}: {percent_of(fastest)} at "
         f"{fastest['tokens_per_second']:.0f} tokens/s, in {fastest['passes']:.1f} passes for {fastest['tokens']:.1f} "
         f"tokens ({measured['batch_size']} at a time)."
     )

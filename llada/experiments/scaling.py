@@ -179,9 +179,10 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     left.yaxis.set_major_formatter("{x:.1f}")
     left.yaxis.set_minor_formatter("{x:.1f}")
     left.set_title("measured here; dashed, dotted: fits", fontsize=10)
-    left.legend(fontsize=7)
     _published(middle, 1, "MMLU, %")
     _published(right, 2, "GSM8K, %")
+    for axis, side in ((left, "left"), (middle, "right")):  # both panels of scores have one legend
+        figure.legend(*axis.get_legend_handles_labels(), loc=f"outside lower {side}", ncols=2, fontsize=8)
     return figure
 
 
@@ -194,7 +195,6 @@ def _published(axis: Axes, column: int, label: str) -> None:
                   markerfacecolor=filled)  # fmt: skip
     axis.set(xscale="log", xlabel="FLOPs (6 N D)", ylabel=label)
     axis.set_title("arXiv:2502.09992, tables 18 and 19", fontsize=10)
-    axis.legend(fontsize=8)
 
 
 EXPERIMENT = Experiment(

@@ -20,6 +20,7 @@ class Limits(Schema):
     choices: Whole = 16  # answers to one request, over all of its prompts
     waiting: Whole = 256  # answers that are asked for and not begun
     batch: Whole = 16  # answers that are generated together
+    gather: Annotated[float, Field(ge=0, le=1)] = 0.01  # seconds in which others may join a batch before it begins
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0  # from a request to the end of its answer
     connections: Whole = 1024
 

@@ -63,8 +63,8 @@ class Job:
 class Scheduler:
     """A queue of jobs and the thread that does them; `close` ends it."""
 
-    def __init__(self, model: LLaDAForMaskedLM, pad_token_id: int, *, batch: int = 16, waiting: int = 256):
-        self._model, self._pad, self._batch, self._most = model, pad_token_id, batch, waiting
+    def __init__(self, model: LLaDAForMaskedLM, pad_token_id: int, *, batch: int, waiting: int, gather: float = 0.0):
+        self._model, self._pad, self._batch, self._most, self._gather = model, pad_token_id, batch, waiting, gather
         self._ends = end_tokens(model)
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -112,14 +112,14 @@ class Scheduler:
     def _next(self) -> list[Job]:
         """The oldest job and what goes with it; empty once the scheduler is closed."""
         with self._changed:
-            while True:
+            live: list[Job] = []
+            while not live:
+                self._changed.wait_for(lambda: self._closed or self._queue)
+                self._changed.wait_for(lambda: self._closed or len(self._queue) >= self._batch, self._gather)
                 if self._closed:
                     return []
                 live = [job for job in self._queue if not job.cancelled]
-                if live:
-                    break
-                self._queue.clear()
-                self._changed.wait()
+                self._queue = deque(live)
             kind = live[0].kind
             batch = [job for job in live if job.kind == kind][: self._batch]
             self._queue = deque(job for job in live if job not in batch)

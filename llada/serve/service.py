@@ -40,7 +40,7 @@ class Service:
         self._limits, self._tokenizer = limits, tokenizer
         ends = end_tokens(model)
         pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
-        self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting)
+        self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting, gather=limits.gather)
         self.metrics = Metrics(self.scheduler)
         # prompts may be long, and a tokenizer must not be used by two threads at once
         self._reading = ThreadPoolExecutor(1, "llada reader")

@@ -141,6 +141,18 @@ def test_requests_of_different_samplers_are_both_answered(tokenizer, scheduler):
     assert scheduler.batches <= 4  # of equal samplers, in the order of arrival
 
 
+def test_a_batch_waits_for_others_and_begins_once_it_is_full(model, tokenizer):
+    scheduler = Scheduler(model, tokenizer.pad_token_id, batch=3, waiting=8, gather=600)
+    told = [Told() for _ in range(3)]
+    for heard in told:
+        scheduler.submit([job(asked(tokenizer, "x", SamplerConfig(gen_length=4)), heard)])
+    assert all(heard.last.finish for heard in told)
+    assert scheduler.batches == 1
+    scheduler.submit([job(asked(tokenizer, "x", SamplerConfig(gen_length=4)), alone := Told())])
+    scheduler.close()  # does not wait for others
+    assert isinstance(alone.last.error, InterruptedError)
+
+
 def test_room_is_limited_and_a_request_is_taken_whole_or_not_at_all(tokenizer, scheduler):
     slow = SamplerConfig(gen_length=128, forbid_eos=True)
     first = [job(asked(tokenizer, "x", slow), Told()) for _ in range(4)]
