@@ -113,12 +113,14 @@ def streamed(
     from llada.sampling.streaming import finished_blocks
 
     text, printed = TextStream(tokenizer), start
-    for state, end in finished_blocks(states, start):
-        typer.echo(before + text.add(state.canvas[0, printed:end].tolist()), nl=False)  # which also flushes
-        before, printed = "", end
-        if end < state.canvas.shape[1]:  # the last state comes twice
-            yield state
-    typer.echo(text.end())
+    try:
+        for state, end in finished_blocks(states, start):
+            typer.echo(before + text.add(state.canvas[0, printed:end].tolist()), nl=False)  # which also flushes
+            before, printed = "", end
+            if end < state.canvas.shape[1]:  # the last state comes twice
+                yield state
+    finally:  # what went wrong is told on a line of its own
+        typer.echo(text.end())
 
 
 def told(out: Generation, text: str | None, as_json: bool) -> None:

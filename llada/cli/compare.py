@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llada.cli.asking import AsJSON
 from llada.cli.evaluate import Dtype
 
 
@@ -26,7 +27,8 @@ def compare(
     batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
     device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
     dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
-    results: Annotated[Path | None, typer.Option("--json", help="file for the result; a killed one goes on")] = None,
+    output: Annotated[Path | None, typer.Option(help="file for the result, as JSON; a killed one goes on")] = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Compare two models: llada compare runs/a/model runs/b/model runs/data/heldout --rows 500 --precision 0.002"""
     from tqdm import tqdm
@@ -40,10 +42,10 @@ def compare(
     from llada.eval.processes import Processes, launched
     from llada.eval.responses import Responses
 
-    if results is not None:
-        check_folder(results)
-        if results.exists():
-            raise FileExistsError(f"{results} exists; choose another name or remove it")
+    if output is not None:
+        check_folder(output)
+        if output.exists():
+            raise FileExistsError(f"{output} exists; choose another name or remove it")
     if (count := launched()) > 1:  # before they join: the first to leave would take the others with it
         raise ValueError(f"{count} processes would all do the same; start llada compare without a launcher")
     processes = Processes(device)
@@ -55,15 +57,18 @@ def compare(
     told = {"source": data, "rows": len(texts), "tokens": sum(row.tokens for row in texts), "length": room}
     told["sha256"] = digest(texts)
     how: dict[str, Any] = {"samples": samples or 8, "seed": seed}
-    folder = None if results is None else results.with_name(results.name + ".responses")
+    folder = None if output is None else output.with_name(output.name + ".responses")
     subject = {"first": one.description(), "second": other.description(), "data": told} | how
     kept = Responses(folder, subject)
     bar = partial(tqdm, unit=" texts", disable=None, leave=False)
     rounds = compare_rows(one.model, other.model, texts, **how, batch_size=batch_size, watch=bar, kept=kept)
     found = until(rounds, precision)
-    show(one, other, found, precision)
-    if results is not None and folder is not None:
-        content = record(one, other, found) | how | {"batch_size": batch_size, "precision": precision}
-        content |= {"data": told, "command": shlex.join(("llada", *sys.argv[1:]))}
-        publish_file(results, json.dumps(content, indent=1).encode())
+    content = record(one, other, found) | how | {"batch_size": batch_size, "precision": precision}
+    content |= {"data": told, "command": shlex.join(("llada", *sys.argv[1:]))}
+    if as_json:
+        typer.echo(json.dumps(content))
+    else:
+        show(one, other, found, precision)
+    if output is not None and folder is not None:
+        publish_file(output, json.dumps(content, indent=1).encode())
         shutil.rmtree(folder)

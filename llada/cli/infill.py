@@ -28,18 +28,20 @@ def infill(
 
     from llada.data.gaps import GAP, encode_gaps
     from llada.sampling.generate import infill_states
+    from llada.sampling.request import end_tokens
 
     if GAP not in text:
         raise ValueError(f"the text has no gap; mark each with {GAP}, or continue a text with llada generate --raw")
     how = asking.looking(watch, delay, trace, alternatives)
     asked = asking.load(model, sampler, set_, device)
+    settings = asked.sampler.between_texts(end_tokens(asked.model))
     tokens = encode_gaps(asked.tokenizer, text, gap, asked.model.config.mask_token_id)
     canvas = torch.tensor([tokens], device=asked.model.device)
     out = asking.run(
         asked,
         canvas,
         lambda meter, likeliest: infill_states(
-            asked.model, canvas, None, asked.sampler, seed, meter=meter, likeliest=likeliest
+            asked.model, canvas, None, settings, seed, meter=meter, likeliest=likeliest
         ),
         how,
         Console(stderr=True),

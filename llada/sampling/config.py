@@ -1,6 +1,6 @@
 """The configuration of a sampler: its fields, which of them go together, and the functions that they stand for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -245,6 +245,11 @@ class SamplerConfig(Schema):
             yield "forbid_eos, eos_last and stop_at_eos do not go with longest: the length is where EOS is expected"
         if self.early_exit or self.edit_threshold is not None:
             yield "early_exit and edit_threshold do not go with longest, whose steps change the length; remove it"
+
+    def between_texts(self, ends: Sequence[int]) -> Self:
+        """The sampler for gaps between texts, in which none of the tokens `ends` stands."""
+        suppressed = {"suppress_tokens": [*self.suppress_tokens, *ends]}
+        return type(self)(**self.model_dump(exclude_unset=True) | suppressed)
 
     def make_draft(self) -> Draft:
         """The draft that the fields describe."""

@@ -19,7 +19,7 @@ from llada.sampling.denoise import State
 from llada.sampling.generate import canvas_of, generation_states, infill_states
 from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import Meter
-from llada.sampling.request import check_length
+from llada.sampling.request import check_length, end_tokens
 from llada.web.fixed import place, read_fixed
 
 Kind = Literal["answer", "continue", "fill in"]
@@ -92,7 +92,8 @@ def task_of(
         check_length(model, asked.gap * asked.text.count(GAP))  # before so many masks are made
         tokens = encode_gaps(tokenizer, asked.text, asked.gap, mask)
         check_length(model, len(tokens))
-        return Task(asked.kind, SamplerConfig(**others), canvas(tokens), 0, "", None)
+        sampler = SamplerConfig(**others).between_texts(end_tokens(model))
+        return Task(asked.kind, sampler, canvas(tokens), 0, "", None)
     answers = asked.kind == "answer"
     ids = encode_prompt(tokenizer, messages_of(asked)) if answers else encode(tokenizer, asked.text)
     before, fixed = "" if answers else asked.text, read_fixed(asked.fixed)

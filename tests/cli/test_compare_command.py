@@ -45,7 +45,7 @@ def requests(prepared):
 def test_difference_is_printed_and_kept_with_what_it_is_of(models, prepared, tmp_path, monkeypatch, capsys):
     first, second, *_ = models
     file = tmp_path / "result.json"
-    llada(monkeypatch, "compare", first, second, prepared / "heldout", *ROWS, "--seed", 3, "--json", file)
+    llada(monkeypatch, "compare", first, second, prepared / "heldout", *ROWS, "--seed", 3, "--output", file)
     said = capsys.readouterr().out
     kept = json.loads(file.read_text())
     asked = requests(prepared)
@@ -74,6 +74,8 @@ def test_difference_is_printed_and_kept_with_what_it_is_of(models, prepared, tmp
     assert kept["data"] | {"source": str(prepared / "heldout"), "rows": 6, "tokens": 192, "length": 32} == kept["data"]
     assert kept["command"].startswith(f"llada compare {first} {second} {prepared / 'heldout'} --rows 6")
     assert f"{difference['nats_per_token']:+.4f} ± {difference['stderr']:.4f} nats per token (95 %: " in said
+    llada(monkeypatch, "compare", first, second, prepared / "heldout", *ROWS, "--seed", 3, "--json")
+    assert json.loads(capsys.readouterr().out)["difference"] == difference
 
 
 def test_batch_size_changes_nothing_and_order_the_sign(models, prepared, tmp_path, monkeypatch):
@@ -81,7 +83,7 @@ def test_batch_size_changes_nothing_and_order_the_sign(models, prepared, tmp_pat
     found = []
     for number, (one, other, size) in enumerate([(first, second, 32), (first, second, 5), (second, first, 32)]):
         file = tmp_path / f"{number}.json"
-        llada(monkeypatch, "compare", one, other, prepared / "heldout", *ROWS, "--batch-size", size, "--json", file)
+        llada(monkeypatch, "compare", one, other, prepared / "heldout", *ROWS, "--batch-size", size, "--output", file)
         found.append(json.loads(file.read_text()))
     assert found[0]["data"] == found[1]["data"]
     differences = [one["difference"]["nats_per_token"] for one in found]
@@ -93,7 +95,7 @@ def test_autoregressive_models_are_measured_by_their_likelihood(models, prepared
     masked, _, causal, _ = models
     network, _ = load_autoregressive(causal)
     values = [one.value for one in causal_log_likelihoods(Causal(network), requests(prepared))]
-    llada(monkeypatch, "compare", masked, causal, prepared / "heldout", *ROWS, "--json", tmp_path / "a.json")
+    llada(monkeypatch, "compare", masked, causal, prepared / "heldout", *ROWS, "--output", tmp_path / "a.json")
     said = capsys.readouterr().out
     kept = json.loads((tmp_path / "a.json").read_text())
     assert kept["second"]["nats_per_token"] == pytest.approx(-sum(values) / 6 / 32, rel=1e-5)
@@ -127,12 +129,12 @@ def test_rounds_go_on_until_the_difference_is_known_or_the_rows_are_the_error(
 ):
     first, second, *_ = models
     given = ["compare", first, second, prepared / "heldout", *ROWS, "--samples", 4]
-    llada(monkeypatch, *given, "--json", tmp_path / "one.json")
+    llada(monkeypatch, *given, "--output", tmp_path / "one.json")
     one = json.loads((tmp_path / "one.json").read_text())
     error, rows = one["difference"]["stderr"], one["difference"]["stderr_of_masks"]
     rows = math.sqrt(max(0.0, error**2 - rows**2))
     capsys.readouterr()
-    llada(monkeypatch, *given, "--precision", (error + rows) / 2, "--json", tmp_path / "more.json")
+    llada(monkeypatch, *given, "--precision", (error + rows) / 2, "--output", tmp_path / "more.json")
     more = json.loads((tmp_path / "more.json").read_text())
     assert more["first"]["evaluations"] > one["first"]["evaluations"] == 24
     assert more["first"]["evaluations"] % 24 == 0
@@ -150,7 +152,7 @@ def test_conversations_and_texts_are_compared(models, tuned, tmp_path, monkeypat
     hashes = []
     for arguments in (["talks.jsonl"], ["talks.jsonl", "--raw"], ["texts.jsonl"]):
         file = tmp_path / f"{len(hashes)}.json"
-        llada(monkeypatch, "compare", first, second, tmp_path / arguments[0], *arguments[1:], "--json", file)
+        llada(monkeypatch, "compare", first, second, tmp_path / arguments[0], *arguments[1:], "--output", file)
         kept = json.loads(file.read_text())["data"]
         assert (kept["rows"], kept["length"]) == (6, 128)
         hashes.append(kept["sha256"])
@@ -169,7 +171,7 @@ def test_conversations_and_texts_are_compared(models, tuned, tmp_path, monkeypat
         ((2, 2), ["--samples", 4], "--samples and --precision have no effect on exact likelihoods; leave them out"),
         ((2, 2), ["--precision", 0.1], "--samples and --precision have no effect on exact likelihoods"),
         ((0, 1), ["--precision", 0], "precision=0 must be more than 0, a standard error in nats per token"),
-        ((0, 1), ["--json", "nowhere/a.json"], "there is no folder nowhere; make it first"),
+        ((0, 1), ["--output", "nowhere/a.json"], "there is no folder nowhere; make it first"),
     ],
 )
 def test_wrong_input_is_refused(models, prepared, monkeypatch, capsys, sides, arguments, message):
@@ -178,7 +180,7 @@ def test_wrong_input_is_refused(models, prepared, monkeypatch, capsys, sides, ar
 
 
 def test_a_comparison_that_was_killed_goes_on(models, prepared, tmp_path, monkeypatch, capsys):
-    given = ["compare", *models[:2], prepared / "heldout", *ROWS, "--batch-size", 1, "--json"]
+    given = ["compare", *models[:2], prepared / "heldout", *ROWS, "--batch-size", 1, "--output"]
     llada(monkeypatch, *given, tmp_path / "whole.json")
     add, file = Responses.add, tmp_path / "result.json"
 
@@ -206,7 +208,7 @@ def test_a_comparison_that_was_killed_goes_on(models, prepared, tmp_path, monkey
 def test_a_result_is_not_overwritten(models, prepared, tmp_path, monkeypatch, capsys):
     file = tmp_path / "result.json"
     file.write_text("precious")
-    said = refusal(monkeypatch, capsys, "compare", *models[:2], prepared / "heldout", *ROWS, "--json", file)
+    said = refusal(monkeypatch, capsys, "compare", *models[:2], prepared / "heldout", *ROWS, "--output", file)
     assert f"{file} exists; choose another name or remove it" in said
     assert file.read_text() == "precious"
 
@@ -219,7 +221,7 @@ def test_logits_that_are_no_numbers_leave_no_result(models, prepared, tmp_path, 
     tokenizer.save_pretrained(tmp_path / "broken")
     with pytest.raises(SystemExit) as stop:
         llada(monkeypatch, "compare", models[0], tmp_path / "broken", prepared / "heldout", *ROWS,
-              "--json", tmp_path / "result.json")  # fmt: skip
+              "--output", tmp_path / "result.json")  # fmt: skip
     assert stop.value.code == 3
     assert "the model's logits are not numbers" in capsys.readouterr().err
     assert not (tmp_path / "result.json").exists()

@@ -5,7 +5,11 @@ import json
 import pytest
 import typer
 from console import llada, refusal
+from transformers import AutoTokenizer
 
+from llada.data.tokenizer import encode
+from llada.model.configuration import LLaDAConfig
+from llada.sampling.streaming import finished_blocks
 from llada.sampling.trace import Trace
 
 
@@ -33,6 +37,16 @@ def test_infill_fills_every_gap_and_keeps_the_rest(tuned, monkeypatch, capsys):
     assert captured.out.startswith("the ")
     assert " reads " in captured.out
     assert captured.err.endswith("(4 forward passes)\n")
+
+
+def test_no_text_ends_in_a_gap(tuned, monkeypatch, capsys):
+    """Of all tokens only the ends, the mask and the letter are left to choose from."""
+    config = LLaDAConfig.from_pretrained(tuned / "model")
+    letter = encode(AutoTokenizer.from_pretrained(tuned / "model"), "z")
+    left = {config.eos_token_id, config.eot_token_id, config.mask_token_id, *letter}
+    others = [token for token in range(config.vocab_size) if token not in left]
+    llada(monkeypatch, "infill", tuned / "model", "a ___ b ___", "--gap", 3, "--set", f"suppress_tokens={others}")
+    assert capsys.readouterr().out == "a zzz b zzz\n"
 
 
 def test_json_tells_what_it_cost(tuned, monkeypatch, capsys):
@@ -80,6 +94,25 @@ def test_stream_prints_the_same_text_in_blocks(arguments, tuned, tmp_path, monke
     *pieces, _ = filter(None, told)  # the last is what it cost
     assert len(pieces) >= 3
     assert (tmp_path / "whole.json").read_bytes() == (tmp_path / "streamed.json").read_bytes()
+
+
+def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
+    def broken(states, start):
+        yield next(finished_blocks(states, start))
+        raise OSError("the disk is gone")
+
+    command = ["generate", tuned / "model", "the model", "--raw", "--set", "gen_length=8", "--set", "block_length=4"]
+    command += ["--set", "forbid_eos=true"]
+    llada(monkeypatch, *command)
+    whole = capsys.readouterr().out
+    monkeypatch.setattr("llada.sampling.streaming.finished_blocks", broken)
+    with pytest.raises(SystemExit):
+        llada(monkeypatch, *command, "--stream")
+    part, said = capsys.readouterr()
+    assert said.splitlines()[-1] == "llada: the disk is gone"
+    assert part.endswith("\n")
+    assert whole.startswith(part[:-1])
+    assert len("the model") < len(part) < len(whole)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from llada.data.chat import decode_response, encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generate, infill
+from llada.sampling.request import end_tokens
 from llada.sampling.trace import Trace
 from llada.web.run import page_of, run
 from llada.web.task import Asked, task_of
@@ -49,7 +50,8 @@ def test_a_continuation_is_that_of_the_library(model, tokenizer, text):
 def test_gaps_are_filled_as_by_the_library(model, tokenizer):
     mask = [model.config.mask_token_id] * 3
     tokens = [*encode(tokenizer, "a "), *mask, *encode(tokenizer, " b "), *mask]
-    out = infill(model, torch.tensor([tokens]), None, SamplerConfig(temperature=1.0), 3)
+    sampler = SamplerConfig(temperature=1.0, suppress_tokens=end_tokens(model))
+    out = infill(model, torch.tensor([tokens]), None, sampler, 3)
     found = outcome(model, tokenizer, Asked("fill in", "a ___ b ___", gap=3), VALUES)
     assert found.text == tokenizer.decode(out.sequences[0])
     assert found.trace.final.equal(out.sequences)
