@@ -66,10 +66,6 @@ class Fit(NamedTuple):
     def loss(self, compute: float) -> float:
         return math.exp(self.intercept - self.exponent * math.log(compute))
 
-    def compute(self, loss: float) -> float:
-        """That has this loss."""
-        return math.exp((self.intercept - math.log(loss)) / self.exponent)
-
 
 def power_law(points: Sequence[tuple[float, float]]) -> Fit:
     """Through (compute, loss), by least squares of their logarithms. Raises ValueError for fewer than 3 points."""
@@ -92,8 +88,16 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
+def compute_for(points: Sequence[tuple[float, float]], loss: float) -> float | None:
+    """Between the points (compute, loss) of the frontier, on lines of their logarithms; None where none are around."""
+    x, y = np.log(np.array(frontier(points))).T
+    if not y[-1] <= math.log(loss) <= y[0]:
+        return None
+    return math.exp(np.interp(math.log(loss), y[::-1], x[::-1]))
+
+
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Compute, steps and loss of every model as it trains; fits of the frontiers; how much more compute one needs."""
+    """Compute, steps and loss of every model as it trains; fits of the frontiers; the compute for a loss of both."""
     data = _data(settings, folder)
     points = []
     for size in settings.sizes:
@@ -108,11 +112,11 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             ]
     fits = {kind: power_law(frontier(_of(points, kind))) for kind in KINDS}
     worst = max(min(loss for _, loss in _of(points, kind)) for kind in KINDS)
-    ratio = fits["masked"].compute(worst) / fits["autoregressive"].compute(worst)
+    compute = {kind: compute_for(_of(points, kind), worst) for kind in KINDS}
     return {
         "points": points,
         "fits": {kind: fit._asdict() for kind, fit in fits.items()},
-        "more_compute": {"loss": worst, "ratio": ratio},
+        "reached": {"loss": worst, "compute": compute},
     }
 
 
@@ -143,13 +147,15 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """Exponents, and how much more compute the bound takes."""
-    fits, more = measured["fits"], measured["more_compute"]
-    told = [f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f}" for kind, fit in fits.items()]
-    return (
-        f"Loss falls with compute to the power of minus {', '.join(told)}. The masked model's bound takes "
-        f"{more['ratio']:.1f} times the compute of the autoregressive model for {more['loss']:.2f} nats per token (16 "
-        "times in arXiv:2410.18514, at 1e18 to 1e20 FLOPs)."
+    """Exponents, and how much more compute the bound takes for the best loss that both kinds reach."""
+    loss, (masked, autoregressive) = measured["reached"]["loss"], measured["reached"]["compute"].values()
+    fits = [f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f}" for kind, fit in measured["fits"].items()]
+    told = f"Loss falls with compute to the power of minus {', '.join(fits)}. "
+    if masked is None or autoregressive is None:
+        return told + f"Before its first measurement one kind is below {loss:.2f} nats per token, the other's best."
+    return told + (
+        f"For {loss:.2f} nats per token the masked model's bound takes {masked:.1e} FLOPs, the autoregressive model "
+        f"{autoregressive:.1e}: {masked / autoregressive:.0f} times as many (16 in arXiv:2410.18514, at 1e18 to 1e20)."
     )
 
 
@@ -165,7 +171,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
                 [one["loss"] for one in line],
                 [1.96 * one["stderr"] for one in line],
                 marker=marker,
-                markersize=4,
+                markersize=3,
                 linewidth=0.8,
                 color=COLOURS[number],
                 markerfacecolor=COLOURS[number] if kind == "masked" else "white",

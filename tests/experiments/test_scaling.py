@@ -9,7 +9,7 @@ from console import llada
 from llada.config import ConfigError
 from llada.experiments.experiment import named, perform
 from llada.experiments.published import LLADA_SCALING
-from llada.experiments.scaling import EXPERIMENT, Settings, frontier, power_law
+from llada.experiments.scaling import EXPERIMENT, Settings, compute_for, frontier, power_law
 
 VALUES = {
     "model": {"n_layers": 1, "n_heads": 1, "mlp_hidden_size": 16},
@@ -33,7 +33,6 @@ def test_power_law_is_found_again():
     assert math.isclose(math.exp(fit.intercept), 7.0)
     assert fit.stderr < 1e-9
     assert math.isclose(fit.loss(1e4), 0.7)
-    assert math.isclose(fit.compute(0.7), 1e4)
 
 
 def test_stated_error_of_the_exponent_is_the_one_that_is_made():
@@ -55,6 +54,15 @@ def test_frontier_holds_what_nothing_beats():
     assert frontier(points) == [(1.0, 5.0), (3.0, 3.0), (5.0, 2.0)]
 
 
+def test_compute_for_a_loss_is_between_the_points_of_the_frontier_and_nowhere_else():
+    law = power_law([(10.0**power, 7.0 * 10 ** (-0.25 * power)) for power in range(3, 9)])
+    points = [(10.0**power, law.loss(10.0**power)) for power in range(3, 9)] + [(2e4, 9.0)]
+    for compute in (1e3, 4e4, 1e8):
+        assert math.isclose(compute_for(points, law.loss(compute)), compute)
+    assert compute_for(points, law.loss(900.0)) is None
+    assert compute_for(points, law.loss(1.1e8)) is None
+
+
 def test_published_compute_is_that_of_its_tokens():
     """6 N D of the 1B models, N = 0.97e9 (table 5 without embeddings), at 37.75e9 tokens."""
     assert LLADA_SCALING["LLaDA 1B"][0][0] == LLADA_SCALING["ARM 1B"][0][0] == 2.2e20
@@ -74,6 +82,12 @@ def test_every_kind_and_size_is_measured_as_it_trains(corpus, tmp_path, monkeypa
             assert [one["flops"] / line[0]["flops"] for one in line] == pytest.approx([1, 2, 3, 4])
     assert EXPERIMENT.table(measured).row_count == 4
     assert "to the power of minus masked" in EXPERIMENT.finding(measured)
+    known = {"loss": 2.0, "compute": {"masked": 3e9, "autoregressive": 1e9}}
+    assert "2.00 nats per token the masked model's bound takes 3.0e+09 FLOPs, the autoregressive model 1.0e+09: 3 " in (
+        EXPERIMENT.finding(measured | {"reached": known})
+    )
+    unknown = {"loss": 2.0, "compute": {"masked": 3e9, "autoregressive": None}}
+    assert "one kind is below 2.00 nats" in EXPERIMENT.finding(measured | {"reached": unknown})
 
 
 @pytest.mark.parametrize(
