@@ -1,8 +1,6 @@
 """The page itself, with gradio (6.7 or later): its parts, and what happens when something is clicked."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
+from llada.web.files import forget, new_folder
 from llada.web.form import FIELDS, ORDER_NAMES, Form, form_of, preset, published, values_of, whole_number
 from llada.web.painting import STYLE, legend, turns
 from llada.web.run import Outcome, page_of, run
@@ -177,7 +176,7 @@ def _connected(shown: Shown, parts: Parts) -> None:
 
     def generate(request: gr.Request, values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         try:
-            yield from _generated(shown, parts, values, shown.folder / str(request.session_hash))
+            yield from _generated(shown, parts, values, request.session_hash)
         except (ValueError, OSError) as error:
             raise _refused(error) from None
 
@@ -215,7 +214,7 @@ def _asked(kind: Kind) -> list[dict[str, Any]]:
     return [gr.update(label=label, info=info), *(gr.update(visible=each) for each in visible)]
 
 
-def _generated(shown: Shown, parts: Parts, values: dict[Any, Any], folder: Path) -> Iterator[dict[Any, Any]]:
+def _generated(shown: Shown, parts: Parts, values: dict[Any, Any], session: str | None) -> Iterator[dict[Any, Any]]:
     """What changes on the page, moment by moment. Raises ValueError for what cannot be done."""
     asked = _typed(shown, parts, values)
     form = Form(tuple(values[field] for field in parts.fields), values[parts.others])
@@ -227,7 +226,7 @@ def _generated(shown: Shown, parts: Parts, values: dict[Any, Any], folder: Path)
     for moment in run(shown.model, shown.tokenizer, task, seed, alternatives=alternatives, delay=values[parts.delay]):
         changes: dict[Any, Any] = {parts.canvas: moment.canvas, parts.status: _line(moment.status)}
         if moment.outcome is not None:
-            changes |= _ended(shown, parts, moment.outcome, folder)
+            changes |= _ended(shown, parts, moment.outcome, session)
             if asked.kind == "answer" and values[parts.keep]:
                 said = [_turn("user", asked.text), _turn("assistant", moment.outcome.text)]
                 changes |= _said(parts, [*asked.earlier, *said])
@@ -247,13 +246,11 @@ def _typed(shown: Shown, parts: Parts, values: dict[Any, Any]) -> Asked:
     )
 
 
-def _ended(shown: Shown, parts: Parts, outcome: Outcome, folder: Path) -> dict[Any, Any]:
+def _ended(shown: Shown, parts: Parts, outcome: Outcome, session: str | None) -> dict[Any, Any]:
     changes: dict[Any, Any] = {parts.answer: outcome.text, parts.cost: _line(outcome.cost)}
     if outcome.trace is None:
         return changes
-    shutil.rmtree(folder, ignore_errors=True)  # the trace before this one can no longer be asked for
-    here = folder / secrets.token_hex(8)
-    here.mkdir(parents=True)
+    here = new_folder(shown.folder, session)  # the trace before this one can no longer be asked for
     outcome.trace.save(here / "trace.json")
     (here / "trace.html").write_text(page_of(shown.tokenizer, outcome.trace, shown.name), encoding="utf-8")
     files = {parts.trace: here / "trace.json", parts.picture: here / "trace.html"}
@@ -287,10 +284,10 @@ def _line(text: str) -> str:
 def _forgetting(blocks: gr.Blocks, folder: Path) -> None:
     """Have the files of a session removed when it ends."""
 
-    def forget(request: gr.Request) -> None:
-        shutil.rmtree(folder / str(request.session_hash), ignore_errors=True)
+    def ended(request: gr.Request) -> None:
+        forget(folder, request.session_hash)
 
-    blocks.unload(forget)
+    blocks.unload(ended)
 
 
 _STYLE = """
