@@ -58,7 +58,7 @@ def make_app(
 
     async def refused(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):  # no such path or method
-            error = RequestError(error.status_code, f"{request.method} {request.url.path[:200]}: {error.detail}")
+            error = RequestError(error.status_code, f"{request.method} {request.scope['path'][:200]}: {error.detail}")
         return _refused(error if isinstance(error, RequestError) else RequestError(500, "the request failed"))
 
     for kind in (RequestError, HTTPException, Exception):
@@ -131,6 +131,6 @@ class Gate:
             return RequestError(421, f"this server is not called {host[:200]!r} but {' or '.join(self._hosts)}")
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         right = kind.lower() == "bearer" and hmac.compare_digest(given.encode(), (self._key or "").encode())
-        if self._key is not None and not right and request.url.path != "/health":
+        if self._key is not None and not right and request.scope["path"] != "/health":
             return RequestError(401, "give the server's key in the header Authorization: Bearer KEY")
         return None

@@ -1,5 +1,6 @@
 """The HTTP interface, without a network: what is answered, and what is refused."""
 
+import asyncio
 import json
 import time
 
@@ -25,6 +26,20 @@ def client_of(model, tokenizer, limits: Limits = LIMITS, **more) -> TestClient:
 def client(model, tokenizer):
     with client_of(model, tokenizer) as made:
         yield made
+
+
+def answered(app, scope: dict, body: bytes = b"") -> list[dict]:
+    """What an application sends to a client that sends just this."""
+    sent = []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent
 
 
 def events(text: str) -> list[dict]:
@@ -162,6 +177,22 @@ def test_key_is_asked_for(model, tokenizer):
                 )
         right = {"authorization": "Bearer secret"}
         assert client.post("/v1/chat/completions", json=TALK, headers=right).status_code == 200
+
+
+@pytest.mark.parametrize("host", [b"x", b"x/health?", b"x/health#", b"["])
+@pytest.mark.parametrize("path", ["/v1/models", "/unknown", "/health"])
+def test_no_name_of_the_server_stands_in_for_the_key(model, tokenizer, monkeypatch, host, path):
+    """Older versions of starlette put the header into the URL that they read the path from."""
+
+    def url(self):
+        raise ValueError("made of what the client calls the server")
+
+    monkeypatch.setattr("starlette.requests.HTTPConnection.url", property(url))
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [(b"host", host)]}
+    with client_of(model, tokenizer, api_key="secret", hosts=("*",)) as client:
+        assert answered(client.app, scope)[0]["status"] == (200 if path == "/health" else 401)
+        scope["headers"].append((b"authorization", b"Bearer secret"))
+        assert answered(client.app, scope)[0]["status"] == (404 if path == "/unknown" else 200)
 
 
 def test_time_is_limited(model, tokenizer, monkeypatch):
