@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llada.config import Schema
 from llada.sampling.config import Whole
@@ -25,12 +25,27 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (ANY,),
 }
+# in messages, answers have them beside their texts, and clients send answers back as they are
+NOTHING_INSIDE = {"refusal", "annotations", "audio", "function_call", "tool_calls", "name"}
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
 
 
-class StreamOptions(Schema):
+class Inner(Schema):
+    """Of a body. What is null in it is as if it were not there, and what of NOTHING_INSIDE is empty, too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _meant(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        empty = [key for key in given if given[key] is None or (key in NOTHING_INSIDE and given[key] in ("", [], {}))]
+        return {key: value for key, value in given.items() if key not in empty}
+
+
+class StreamOptions(Inner):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False  # nothing is added to hide how long the parts are
 
 
 class Body(Schema):
@@ -58,14 +73,14 @@ class CompletionBody(Body):
     echo: bool = False
 
 
-class Part(Schema):
+class Part(Inner):
     """Of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Schema):
+class Message(Inner):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
 

@@ -93,6 +93,13 @@ def test_fields_that_clients_send_without_meaning_them_are_taken(model, tokenize
     assert chat(model, tokenizer, tools=[], response_format={"type": "text"}) == chat(model, tokenizer)
 
 
+def test_what_holds_nothing_in_a_message_is_as_if_it_were_not_there(model, tokenizer):
+    nothing = {"refusal": None, "annotations": [], "audio": None, "function_call": {}, "tool_calls": [], "name": ""}
+    assert chat(model, tokenizer, messages=[TALK[0] | nothing]) == chat(model, tokenizer)
+    parts = [{"type": "text", "text": "Hello", "cache_control": None}, {"type": "text", "text": ""}]
+    assert chat(model, tokenizer, messages=[{"role": "user", "content": parts}]) == chat(model, tokenizer)
+
+
 TEXTS = {
     "unknown field 'max_token'; did you mean 'max_tokens'": {"max_token": 3},
     "unknown field 'qqqq'; leave it out": {"qqqq": 3},
@@ -143,6 +150,15 @@ CHATS = {
     "the last message is already from the assistant": {"messages": [{"role": "assistant", "content": "Yes"}]},
     "messages.0.role: Input should be 'system'": {"messages": [{"role": "tool", "content": "Yes"}]},
     "unknown key 'messages.0.name'": {"messages": [{"role": "user", "content": "Yes", "name": "me"}]},
+    "missing key 'messages.0.content'": {"messages": [{"role": "user", "content": None}]},
+    "unknown key 'messages.0.tool_calls'": {
+        "messages": [{"role": "user", "content": "a", "tool_calls": [{"id": "1"}]}]
+    },
+    "unknown key 'messages.0.weight'": {"messages": [{"role": "user", "content": "a", "weight": ""}]},
+    "stream_options.include_obfuscation: Input should be False": {
+        "stream": True,
+        "stream_options": {"include_obfuscation": True},
+    },
     "messages.0.content": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
     "messages: List should have at least 1 item": {"messages": []},
     "unknown field 'prompt'": {"prompt": "x"},

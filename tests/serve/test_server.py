@@ -59,6 +59,24 @@ def test_client_of_openai_completes_chats_and_streams(client):
     assert parts[-1].model_extra["diffusion"]["seed"] == 4
 
 
+@pytest.mark.parametrize("as_object", [True, False])
+def test_client_of_openai_sends_an_answer_back_as_it_is(client, as_object):
+    """The usual way to go on with a conversation; an answer holds fields for much that is not here."""
+    talk = [{"role": "user", "content": "Hello"}]
+    options = {"model": "small", "max_tokens": 8, "seed": 1}
+    said = client.chat.completions.create(messages=talk, **options).choices[0].message
+    ending = {"role": "user", "content": "Why?"}
+    sent = client.chat.completions.create(
+        messages=[*talk, said if as_object else said.model_dump(), ending],
+        stream=True,
+        stream_options={"include_usage": None, "include_obfuscation": False},
+        **options,
+    )
+    plain = [*talk, {"role": "assistant", "content": said.content}, ending]
+    again = client.chat.completions.create(messages=plain, **options)
+    assert "".join(part.choices[0].delta.content or "" for part in sent) == again.choices[0].message.content
+
+
 def test_client_of_openai_gets_its_own_errors(client):
     with pytest.raises(openai.BadRequestError, match="unknown field 'stepps'; did you mean 'steps'"):
         client.completions.create(model="small", prompt="x", extra_body={"stepps": 3})
