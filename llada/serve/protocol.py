@@ -163,8 +163,8 @@ class Reader:
             most = most or chosen.longest or chosen.gen_length
             if most > self.limits.tokens:
                 raise RequestError(400, f"max_tokens={most} exceeds the {self.limits.tokens} that this server allows")
-            values = _filling(chosen, fields, most, self.ends) if fills else _continuing(chosen, fields, most)
-            sampler = SamplerConfig(**values)
+            sampler = SamplerConfig(**(_filling if fills else _continuing)(chosen, fields, most))
+            sampler = sampler.between_texts(self.ends) if fills else sampler
         except ConfigError as error:
             raise RequestError(400, str(error)) from None
         passes = most_passes(sampler, most if fills else sampler.longest or sampler.gen_length)
@@ -225,15 +225,15 @@ def _continuing(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dic
     return values
 
 
-def _filling(chosen: SamplerConfig, fields: dict[str, Any], most: int, ends: Sequence[int]) -> dict[str, Any]:
-    """The fields of a sampler that fills a gap of so many tokens, in which no text ends.
+def _filling(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[str, Any]:
+    """The fields of a sampler that fills a gap of so many tokens.
 
     Nothing is said of lengths but what a request says itself.
     """
     values = {key: value for key, value in chosen.model_dump(exclude_unset=True).items() if key not in _OF_LENGTHS}
     if chosen.steps is not None:
         values["steps"] = min(chosen.steps, most)
-    return values | {"suppress_tokens": [*chosen.suppress_tokens, *ends]} | fields
+    return values | fields
 
 
 def _published(name: str) -> str:

@@ -60,6 +60,13 @@ def test_gap_before_a_suffix_is_filled_with_text_that_does_not_end(model, tokeni
     assert asked.sampler == SamplerConfig(steps=8, suppress_tokens=ends)
 
 
+def test_no_text_ends_in_a_gap_whatever_else_is_suppressed(model, tokenizer):
+    ends = [model.config.eos_token_id, model.config.eot_token_id]
+    for own, given, expected in (([50], [60], [60]), ([50], None, [50]), ([], [], []), ([50], [], [])):
+        asked = text(model, tokenizer, {"suppress_tokens": own}, suffix="xyz", suppress_tokens=given).asked[0]
+        assert asked.sampler.suppress_tokens == [*expected, *ends]
+
+
 @pytest.mark.parametrize(
     ("sampler", "most", "length", "steps"),
     [
