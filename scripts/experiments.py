@@ -47,7 +47,8 @@ def page() -> str:
     head = (
         "# Experiments\n\n"
         "Each is one command, one file of settings, one result. `python scripts/experiments.py` writes this page from\n"
-        "the results; ± are two standard errors.\n\n"
+        "the results. In brackets are intervals of 95 % over the questions, of one trained model of each kind; ±\n"
+        "is two standard errors.\n\n"
     )
     return head + "\n".join(section(name, record) for name, record in records.items())
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from llada.config import Schema, read_yaml
 from llada.eval.answers import answer
 from llada.eval.intervals import wilson
-from llada.eval.measure import timed
+from llada.eval.measure import Timed, timed
 from llada.eval.task import Task
 from llada.experiments.student import Pair, Recipe, Student, student
 from llada.sampling.config import SamplerConfig
@@ -57,10 +57,18 @@ class Lesson(Schema):
     """What is learnt, and how."""
 
     terms: Annotated[list[Annotated[int, Field(ge=3, le=20)]], Field(min_length=1)]  # of a chain
+    long_terms: Annotated[list[Annotated[int, Field(ge=3, le=20)]], Field(min_length=1)] | None = None  # of some more
+    long_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the data; to their length short answers are padded
     brief: Annotated[float, Field(ge=0, le=1)]  # share of answers without working
     conversations: Annotated[int, Field(ge=1)]
     seed: int = 0
     recipe: Recipe
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        if (self.long_terms is None) != (self.long_share == 0):
+            raise ValueError("long_terms and long_share go together; give both, or none")
+        return self
 
 
 class ChainSettings(Schema):
@@ -107,13 +115,21 @@ def chains(terms: Sequence[int], seed: str, *, asked: bool) -> Iterator[Chain]:
 def conversations(lesson: Lesson) -> list[Pair]:
     """The training data."""
     random = Random(f"brief {lesson.seed}")
-    practised = islice(chains(lesson.terms, f"train {lesson.seed}", asked=False), lesson.conversations)
+    usual = chains(lesson.terms, f"train {lesson.seed}", asked=False)
+    long = chains(lesson.long_terms or lesson.terms, f"long {lesson.seed}", asked=False)
+    practised = (next(long if random.random() < lesson.long_share else usual) for _ in range(lesson.conversations))
     return [(one.prompt, one.reply(brief=random.random() < lesson.brief)) for one in practised]
 
 
 def questions(lesson: Lesson, count: int) -> Task:
-    """Chains that are not in the training data, which may repeat; an answer is right by its last number."""
-    asked = list(islice(chains(lesson.terms, f"test {lesson.seed}", asked=True), count))
+    """Different chains that are not in the training data; an answer is right by its last number.
+
+    Raises ValueError where there are hardly so many.
+    """
+    drawn = islice(chains(lesson.terms, f"test {lesson.seed}", asked=True), 100 * count)
+    asked = list(islice({one.prompt: one for one in drawn}.values(), count))
+    if len(asked) < count:
+        raise ValueError(f"questions={count} are more than there are chains of so few terms={lesson.terms}; ask fewer")
     return Task([[{"role": "user", "content": one.prompt}] for one in asked], [one.reply() for one in asked], "number")
 
 
@@ -130,25 +146,18 @@ def scores(
     found: dict[Name, dict[str, Any]] = {}
     for name, sampler in tqdm(samplers.items(), unit="sampler", disable=None):
         reply = partial(answer, taught.model, taught.tokenizer, sampler=sampler, batch_size=batch_size)
-        found[name] = summary(*timed(reply, task, batch_size))
+        found[name] = summary(timed(reply, task, batch_size))
     return found
 
 
-def summary(
-    right: Sequence[bool],
-    forward_passes: Sequence[int],
-    query_tokens: Sequence[int],
-    tokens: Sequence[int],
-    seconds: float,
-) -> dict[str, Any]:
-    """Of answers (N,) as JSON has it: right ones with their interval, means per answer, and tokens per second."""
-    rows = len(right)
+def summary(found: Timed) -> dict[str, Any]:
+    """Of answers as JSON has it: right ones with their interval, and means per answer."""
+    rows, right = len(found.right), sum(found.right)
     return {
-        "right": sum(right),
+        "right": right,
         "rows": rows,
-        "interval": list(wilson(sum(right), rows)),
-        "passes": sum(forward_passes) / rows,
-        "positions": sum(query_tokens) / rows,
-        "tokens": sum(tokens) / rows,  # up to and with the end of sequence
-        "tokens_per_second": sum(tokens) / seconds,
+        "interval": list(wilson(right, rows)),
+        "passes": sum(found.forward_passes) / rows,
+        "positions": sum(found.query_tokens) / rows,
+        "tokens": sum(found.tokens) / rows,  # up to and with the end of sequence
     }

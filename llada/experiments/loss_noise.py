@@ -99,11 +99,9 @@ def gradient_spread(gradients: Tensor) -> tuple[float, float, float]:
 
 def relative(noise: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     """Standard deviations as shares of the first one, with their standard errors; `name` is that of the variance."""
-    first = noise[0][name]
-    shares = [math.sqrt(one[name] / first) for one in noise]
-    return [
-        (share, share * one[f"{name}_stderr"] / (2 * one[name])) for share, one in zip(shares, noise, strict=True)
-    ]  # d sqrt(v) = dv / (2 sqrt(v))
+    first, *others = [(one[name], one[f"{name}_stderr"] / one[name]) for one in noise]
+    shares = [(math.sqrt(value / first[0]), math.hypot(error, first[1]) / 2) for value, error in others]
+    return [(1.0, 0.0), *((share, share * error) for share, error in shares)]  # d sqrt(v) / sqrt(v) = dv / 2v
 
 
 def _gradient(

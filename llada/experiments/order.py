@@ -98,7 +98,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     norm = Normalize(1, max(max(one["steps"]) for one in samplers.values()))
     height = sum(0.45 + 0.27 * lines_of(text) for text in texts.values())
     figure = Figure(figsize=(9.2, 0.7 + height), layout="constrained")
-    figure.suptitle(measured["prompt"], fontsize=10, family="monospace")
+    figure.suptitle(f"{measured['prompt']}    ({END} is an end)", fontsize=10, family="monospace")
     axes = [figure.add_subplot(len(samplers), 1, number + 1) for number in range(len(samplers))]
     for axis, (name, one) in zip(axes, samplers.items(), strict=True):
         boxes(axis, texts[name], [colormaps["viridis"](norm(step)) for step in one["steps"]])

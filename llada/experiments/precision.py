@@ -207,10 +207,11 @@ def finding(measured: Mapping[str, Any]) -> str:
     """What came out, with two standard errors."""
     coldest, finest, last, ours = measured["bits"][0], measured["bits"][-1], measured["steps"][-1], measured["ours"]
     return (
-        f"Gumbel-max with uniform numbers of {coldest['bits']} bits draws as if at temperature "
-        f"{coldest['temperature']:.2f}, of {finest['bits']} bits at {finest['temperature']:.2f}. Where [MASK] competes "
-        f"in {last['steps']} steps, float32 reveals {last['revealed']:.2f} ± {2 * last['revealed_stderr']:.2f} of the "
-        f"tokens that it should, of {last['surprisal']:.2f} ± {2 * last['surprisal_stderr']:.2f} nats instead of "
+        f"What Gumbel-max draws with uniform numbers of {coldest['bits']} bits is on average as likely as at "
+        f"temperature {coldest['temperature']:.2f}, of {finest['bits']} bits as at {finest['temperature']:.2f}. Where "
+        f"[MASK] competes, the first of {last['steps']} steps in float32 reveals {last['revealed']:.2f} ± "
+        f"{2 * last['revealed_stderr']:.2f} of the tokens that it should, of {last['surprisal']:.2f} ± "
+        f"{2 * last['surprisal_stderr']:.2f} nats instead of "
         f"{measured['entropy']:.2f}; float64 draws, as in this library, have {ours['surprisal']:.2f} ± "
         f"{2 * ours['stderr']:.2f}."
     )
@@ -244,7 +245,12 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         steps = [one["steps"] for one in found]
         axis.errorbar(steps, [one[key] for one in found], errors, fmt="o", color=COLOURS[6], label="Gumbel-max draws")
         axis.axhline(exact, color="0.4", linestyle="--", linewidth=1, label="exact")
-        axis.set(xscale="log", xlabel="steps of the sampler", ylabel=label, title="[MASK] competes, 24 bits")
+        axis.set(
+            xscale="log",
+            xlabel="steps of the sampler",
+            ylabel=label,
+            title="[MASK] competes in the first step, 24 bits",
+        )
     left.legend(loc="lower right")
     middle.legend(loc="lower left")
     right.legend(loc="lower left")

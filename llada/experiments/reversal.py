@@ -233,8 +233,9 @@ def finding(measured: Mapping[str, Any]) -> str:
     ]
     ratio = measured["compute"][0] / measured["compute"][1]
     return (
-        f"Of facts that were read one way round, {'; '.join(told)} (equal sizes, rows and steps; LLaDA, which reads "
-        f"the padding as well, takes {ratio:.2f} times the compute)."
+        f"Of facts that were read one way round, {'; '.join(told)} (by gaps LLaDA fills in a part of a text that it "
+        f"has read, the autoregressive model goes on from the other part; equal sizes, rows and steps; LLaDA, which "
+        f"reads the padding as well, takes {ratio:.2f} times the compute)."
     )
 
 

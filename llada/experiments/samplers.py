@@ -5,7 +5,7 @@ open, the end is often what a model is surest of, and each end that is revealed 
 confidence then floods the canvas from the right. Blocks keep it out, and so does revealing the end last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,22 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """The best and the worst, and the shortest answers."""
+    """The best and the worst, and the shortest answers, with all that are equal to them."""
     found = measured["samplers"]
-    best, worst = (choose(found, key=lambda name: found[name]["right"]) for choose in (max, min))
-    shortest = min(found, key=lambda name: found[name]["tokens"])
+    best, worst = (_equal(found, "right", choose) for choose in (max, min))
+    shortest = _equal(found, "tokens", min)
     return (
-        f"Most answers are right with {best}: {percent_of(found[best])}; fewest with {worst}: "
-        f"{percent_of(found[worst])}. The shortest answers are those of {shortest}: "
-        f"{found[shortest]['tokens']:.1f} tokens, where the plain working takes {measured['expected_tokens']:.1f}."
+        f"Most answers are right with {' and '.join(best)}: {percent_of(found[best[0]])}; fewest with "
+        f"{' and '.join(worst)}: {percent_of(found[worst[0]])}. The shortest answers are those of "
+        f"{' and '.join(shortest)}: {found[shortest[0]]['tokens']:.1f} tokens, where the plain working takes "
+        f"{measured['expected_tokens']:.1f}."
     )
+
+
+def _equal(found: Mapping[str, Any], key: str, choose: Callable[[Iterable[float]], float]) -> list[str]:
+    """The samplers that have the chosen value."""
+    value = choose(one[key] for one in found.values())
+    return [name for name, one in found.items() if one[key] == value]
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:
@@ -56,7 +63,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     places = range(len(found))
     shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
     left.errorbar(shares, places, xerr=reach, fmt="o", color=COLOURS[0])
-    left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(0, 101))
+    left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(-2, 102))
     right.plot([one["tokens"] for one in found.values()], places, "o", color=COLOURS[1])
     right.axvline(measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working")
     right.set(yticks=places, yticklabels=[], xlabel="mean tokens of an answer, with its end", xlim=(0, None))

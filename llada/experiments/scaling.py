@@ -149,8 +149,8 @@ def table(measured: Mapping[str, Any]) -> Table:
 def finding(measured: Mapping[str, Any]) -> str:
     """Exponents, and how much more compute the bound takes for the best loss that both kinds reach."""
     loss, (masked, autoregressive) = measured["reached"]["loss"], measured["reached"]["compute"].values()
-    fits = [f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f}" for kind, fit in measured["fits"].items()]
-    told = f"Loss falls with compute to the power of minus {', '.join(fits)}. "
+    fits = [f"{kind} {fit['exponent']:.3f}" for kind, fit in measured["fits"].items()]
+    told = f"Loss falls with compute to the power of minus {', '.join(fits)}, as lines through all points tell. "
     if masked is None or autoregressive is None:
         return told + f"Before its first measurement one kind is below {loss:.2f} nats per token, the other's best."
     return told + (

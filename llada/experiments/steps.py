@@ -22,7 +22,9 @@ class Settings(SweepSettings):
             for name, fields in self.samplers.items()
         }
         parallel = {"gen_length": self.gen_length, "reveal": "threshold", **self.threshold_sampler}
-        lines["threshold"] = [(value, SamplerConfig(threshold=value, **parallel)) for value in self.thresholds]
+        blocks = self.threshold_sampler.get("block_length")
+        name = "threshold" if blocks is None else f"blocks of {blocks}, threshold"
+        lines[name] = [(value, SamplerConfig(threshold=value, **parallel)) for value in self.thresholds]
         return lines
 
 

@@ -7,6 +7,7 @@ from lessons import LESSON
 
 from llada.config import ConfigError, load_config
 from llada.eval.checks import number
+from llada.eval.measure import Timed
 from llada.experiments.chains import HIGHEST, TEST_SHARE, Chain, Lesson, chains, conversations, questions, summary
 from llada.experiments.experiment import named, names
 
@@ -57,12 +58,28 @@ def test_every_answer_of_the_lesson_is_right():
 
 
 def test_questions_are_not_those_that_were_practised():
-    lesson = Lesson(**LESSON | {"conversations": 3000, "terms": [3]})
+    lesson = Lesson(**LESSON | {"conversations": 3000, "terms": [4]})
     asked = questions(lesson, 100)
     prompts = [messages[0]["content"] for messages in asked.conversations]
-    assert len(prompts) == 100
+    assert len(set(prompts)) == 100
     assert not set(prompts) & {prompt for prompt, _ in conversations(lesson)}
     assert all(number(reply, str(eval(prompt))) for prompt, reply in zip(prompts, asked.expected, strict=True))
+
+
+def test_more_questions_than_there_are_chains_are_refused():
+    few = sum(Chain([a, b, c]).is_asked for a in range(1, 7) for b in range(1, 7) for c in range(1, 7))
+    lesson = Lesson(**LESSON | {"terms": [3]})
+    assert len(questions(lesson, few).expected) == few
+    with pytest.raises(ValueError, match=rf"questions={few + 1} are more than there are chains of so few terms=\[3\]"):
+        questions(lesson, few + 1)
+
+
+def test_a_share_of_the_lesson_is_longer():
+    lesson = Lesson(**LESSON | {"conversations": 2000, "long_terms": [8, 9], "long_share": 0.1})
+    terms = [len(prompt.split("+")) for prompt, _ in conversations(lesson)]
+    assert set(terms) == {3, 4, 8, 9}
+    assert abs(sum(n > 4 for n in terms) / 2000 - 0.1) < 5 * (0.1 * 0.9 / 2000) ** 0.5  # false alarms: 6e-7
+    assert max(messages[0]["content"].count("+") for messages in questions(lesson, 50).conversations) == 3
 
 
 def test_seed_decides_the_lesson():
@@ -72,9 +89,9 @@ def test_seed_decides_the_lesson():
 
 
 def test_summary_of_two_answers():
-    told = summary([True, False], [4, 2], [40, 20], [10, 6], 2.0)
-    assert told["right"], told["rows"] == (1, 2)
-    assert (told["passes"], told["positions"], told["tokens"], told["tokens_per_second"]) == (3, 30, 8, 8)
+    told = summary(Timed([True, False], [4, 2], [40, 20], [10, 6], 2.0))
+    assert (told["right"], told["rows"]) == (1, 2)
+    assert (told["passes"], told["positions"], told["tokens"]) == (3, 30, 8)
     assert told["interval"][0] < 0.5 < told["interval"][1]
 
 
@@ -91,6 +108,8 @@ def test_experiments_on_chains_share_one_lesson():
         ({"terms": [2]}, "greater than or equal to 3"),
         ({"terms": []}, "at least 1"),
         ({"brief": 1.5}, "less than or equal to 1"),
+        ({"long_share": 0.1}, "long_terms and long_share go together"),
+        ({"long_terms": [9]}, "long_terms and long_share go together"),
         ({"recipe": LESSON["recipe"] | {"masked": {"maskin": "count"}}}, "did you mean 'masking'"),
         ({"recipe": LESSON["recipe"] | {"autoregressive": {"masking": "count"}}}, "masking has no effect"),
         ({"recipe": LESSON["recipe"] | {"vocab_size": 100}}, "greater than or equal to 262"),

@@ -83,6 +83,23 @@ def test_efficiency_tells_of_the_autoregressive_model(records):
     assert lines["autoregressive, KV cache"][0]["passes"] <= 4
     compute = records[0]["efficiency"]["compute"]
     assert compute["masked"] >= compute["autoregressive"] > 0  # it reads the padding, too
+    assert [one["varied"] for one in lines["fixed"]] == ["2", "4"]
+    assert all(len(one["rates"]) == 3 for line in lines.values() for one in line)
+
+
+def test_efficiency_takes_the_fastest_that_is_shown_to_lose_little():
+    def one(varied, right, lost, rates):
+        counts = {"right": right, "rows": 200, "lost": lost, "won": 0, "rates": rates, "varied": varied}
+        return counts | {"passes": 4.0, "tokens": 16.0}
+
+    first = one("", 200, 0, [9.0, 10.0, 11.0])
+    line = [one("0.5", 150, 50, [40.0, 41.0, 42.0]), one("0.9", 200, 0, [18.0, 20.0, 30.0])]
+    measured = {"compute": {"masked": 3, "autoregressive": 2}, "batch_size": 1, "tolerance": 0.05}
+    measured |= {"lines": {"autoregressive, KV cache": [first], "threshold": [*line, one("1", 200, 0, [5.0] * 3)]}}
+    told = named("efficiency").finding(measured)
+    assert "is threshold 0.9: 100.0% (98.1%–100.0%), with 20.0 (18.0–30.0) answers a second, 2.00 times" in told
+    measured["lines"]["threshold"] = line[:1]
+    assert "No sampler is shown to lose at most 5% of the answers" in named("efficiency").finding(measured)
 
 
 @pytest.mark.parametrize(
