@@ -75,7 +75,7 @@ def test_fine_tuning_leaves_bad_rows_out_only_on_request(pretrained, tmp_path, m
     assert len(read_log(tmp_path / "two")) == 2
 
 
-@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+@pytest.mark.parametrize("launcher", [pytest.param("python", marks=pytest.mark.slow), "torchrun"])
 def test_script_does_the_same_as_the_command(launcher, prepared, pretrain_yaml, pretrained, tmp_path):
     """One process through the script, and two that share each batch, log the losses of the command."""
     start = {

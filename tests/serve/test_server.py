@@ -138,7 +138,7 @@ def alone(model, tokenizer, body: dict) -> str:
     return decode_response(tokenizer, out.sequences[0, prompt.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_of_many_requests_none_is_lost_or_mixed_up(address, served, count):
     model, tokenizer = load_pretrained(served)
     bodies = bodies_of(count)

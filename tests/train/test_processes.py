@@ -96,7 +96,7 @@ CHANGES = {
     ("change", "base"),
     [
         *((change, "adamw") for change in CHANGES),
-        ("sharded, then sharded", "muon"),
+        pytest.param("sharded, then sharded", "muon", marks=pytest.mark.slow),
         ("sharded, then alone", "puma"),
     ],
     indirect=["base"],
@@ -140,8 +140,8 @@ def stopping(settings: dict, output: Path, sharding: str):
     ("base", "processes", "sharding"),
     [
         ("adamw", 2, "none"),
-        ("muon", 2, "none"),
-        ("adamw", 4, "none"),
+        pytest.param("muon", 2, "none", marks=pytest.mark.slow),
+        pytest.param("adamw", 4, "none", marks=pytest.mark.slow),
         ("adamw", 2, "full"),
         ("puma", 2, "none"),
     ],
