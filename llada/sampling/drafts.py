@@ -5,6 +5,7 @@ A draft has the signature `(logits (N, V), uniforms (N,)) -> tokens (N,)`.
 Shapes: N positions of a batch of windows, V vocabulary.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def truncated(logits: Tensor, temperature: float = 1.0, top_k: int | None = None
     if top_k is not None:
         keep[:, top_k:] = False
     if top_p is not None and top_p < 1:  # the sum may reach 1 by rounding before the last token
-        p = (ranked.double() / temperature).masked_fill(~keep, -torch.inf).softmax(dim=-1)
+        p = tempered(ranked, temperature).masked_fill(~keep, -torch.inf).softmax(dim=-1)
         keep &= p.cumsum(dim=-1) - p < top_p  # so much before a token: it is still needed
     return torch.empty_like(logits).scatter_(-1, ids, ranked.masked_fill(~keep, -torch.inf))
 
@@ -67,12 +68,18 @@ def inverse_cdf(
     drawn = []
     for some_logits, some_uniforms in zip(logits.split(rows), uniforms.split(rows), strict=True):
         allowed = truncated(some_logits, temperature, top_k, top_p)
-        # the likeliest token is at 0 before the division, which may overflow
-        scaled = (allowed - allowed.amax(dim=-1, keepdim=True)).double() / temperature
-        passed = scaled.exp_().cumsum(dim=-1)  # (rows, V), up to the normaliser
+        passed = tempered(allowed, temperature).exp_().cumsum(dim=-1)  # (rows, V), up to the normaliser
         target = some_uniforms[:, None] * passed[:, -1:]
         drawn.append(torch.searchsorted(passed, target, right=True)[:, 0])
     return torch.cat(drawn) if drawn else torch.zeros(0, dtype=torch.long, device=logits.device)
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (N, V) / temperature in float64, up to a constant of each row: the likeliest token is at 0.
+
+    So no temperature makes it overflow; the least ones count as the smallest number that has a reciprocal.
+    """
+    return (logits - logits.amax(dim=-1, keepdim=True)).double() / max(temperature, sys.float_info.min)
 
 
 def draft_at(temperature: float, *, top_k: int | None = None, top_p: float | None = None) -> Draft:

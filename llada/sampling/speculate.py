@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llada.sampling.chains import Round, chains, places, predict_chains, scores
 from llada.sampling.denoise import fill_after_stop, row_uniforms
-from llada.sampling.drafts import inverse_cdf
+from llada.sampling.drafts import inverse_cdf, tempered
 from llada.sampling.orders import Order, confidence, max_probability
 from llada.sampling.predictors import Predict
 from llada.sampling.reveals import rank_by_score
@@ -258,7 +258,7 @@ def _at_steps(uniforms: RowUniforms, block: slice, rows: Tensor, number: int, st
 
 def _softmax(logits: Tensor, temperature: float) -> Tensor:
     """Probabilities in float64, as `inverse_cdf` draws from them."""
-    return (logits.double() / temperature).softmax(dim=-1)
+    return tempered(logits, temperature).softmax(dim=-1)
 
 
 def _check_depth(depth: int) -> None:

@@ -45,6 +45,24 @@ def test_top_p_looks_at_the_temperature_and_at_what_top_k_left():
     assert truncated(logits, top_k=2, top_p=0.65)[0].isfinite().tolist() == [True, False, False]  # 0.6 of 0.9
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-310, 5e-324], ids=range(3))
+@pytest.mark.parametrize("flush", [False, True])
+def test_top_p_keeps_the_likeliest_token_at_a_temperature_that_nothing_can_be_divided_by(temperature, flush):
+    torch.set_flush_denormal(flush)
+    try:
+        check_likeliest_alone(temperature)
+    finally:
+        torch.set_flush_denormal(True)  # as in all tests
+
+
+def check_likeliest_alone(temperature: float) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-9.0, -torch.inf, -8.0]])
+    assert truncated(logits, temperature, top_p=0.9).isfinite().tolist() == [[False, True, False], [False, False, True]]
+    numbers = torch.tensor([0.01, 0.99], dtype=torch.float64)
+    for top_p in (None, 0.9):
+        assert categorical(temperature, top_p=top_p)(logits, numbers).tolist() == [1, 2]
+
+
 def test_law_of_truncated_draws_is_the_renormalised_one():
     """On an equidistant grid of numbers, so without chance."""
     p = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
