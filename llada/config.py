@@ -137,6 +137,7 @@ def _parse(text: str) -> Any:
 
 
 _DEEPEST = 16  # groups of keys around one
+_TOLD = 10  # mistakes
 _SHOWN = reprlib.Repr()  # a file of a few lines may mean billions of values, by its references
 _SHOWN.maxlevel = 3
 _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
@@ -145,11 +146,12 @@ _SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 def _explain(schema: type[BaseModel], error: ValidationError) -> str:
     """One line a mistake: where, what was given, what is allowed, and a suggestion for a misspelled key."""
     lines = []
-    for mistake in error.errors():
+    mistakes = error.errors()
+    for mistake in mistakes[:_TOLD]:
         location = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] == "extra_forbidden":
             known = _keys_at(schema, mistake["loc"][:-1])
-            near = difflib.get_close_matches(str(mistake["loc"][-1]), known, n=1)
+            near = difflib.get_close_matches(str(mistake["loc"][-1])[:200], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
             lines.append(f"unknown key {location!r}; {hint}")
         elif mistake["type"] == "missing":
@@ -158,6 +160,8 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
             given = f" (given {_SHOWN.repr(mistake['input'])})" if location else ""
             reason = mistake["msg"].removeprefix("Value error, ")
             lines.append(f"{location + ': ' if location else ''}{reason}{given}")
+    if len(mistakes) > _TOLD:
+        lines.append(f"and {len(mistakes) - _TOLD} more mistakes")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """The bodies of requests: the fields of the OpenAI interface that this server knows, their types and ranges."""
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -28,7 +29,11 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
 # in messages, answers have them beside their texts, and clients send answers back as they are
 NOTHING_INSIDE = {"refusal", "annotations", "audio", "function_call", "tool_calls", "name"}
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20)]
+# a list is read up to its first mistake, as there may be a million
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=2**20, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, fail_fast=True)]
+IdLists = Annotated[list[Ids], Field(min_length=1, fail_fast=True)]
+LONGEST_LIST = 4096  # of a field of the sampler
 
 
 class Inner(Schema):
@@ -40,7 +45,9 @@ class Inner(Schema):
         if not isinstance(given, dict):
             return given
         empty = [key for key in given if given[key] is None or (key in NOTHING_INSIDE and given[key] in ("", [], {}))]
-        return {key: value for key, value in given.items() if key not in empty}
+        unknown = (key for key in given if key not in cls.model_fields and key not in empty)
+        told = set(islice(unknown, 10))  # which are refused, and there may be many
+        return {key: given[key] for key in given if key in told or (key in cls.model_fields and key not in empty)}
 
 
 class StreamOptions(Inner):
@@ -55,7 +62,7 @@ class Body(Schema):
     n: Whole = 1
     max_tokens: Whole | None = None  # None: as the server's sampler
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None  # None: another one each time
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] = Field(default_factory=list)
+    stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] = Field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions | None = None
     sampler: str | None = None  # of configs/sampling; None: the server's
@@ -68,7 +75,7 @@ class Body(Schema):
 class CompletionBody(Body):
     """`/v1/completions`: texts, or tokens, to be continued, or with `suffix` a gap to be filled."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: str | Ids | Texts | IdLists
     suffix: str | None = None
     echo: bool = False
 
@@ -82,7 +89,7 @@ class Part(Inner):
 
 class Message(Inner):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=1024, fail_fast=True)]
 
     @property
     def plain(self) -> dict[str, str]:
@@ -94,5 +101,5 @@ class Message(Inner):
 class ChatBody(Body):
     """`/v1/chat/completions`: a conversation that the model is to go on with."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1024, fail_fast=True)]
     max_completion_tokens: Whole | None = None

@@ -7,7 +7,7 @@ The names are those of the OpenAI interface; beside them stand the fields of `Sa
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from llada.config import ConfigError
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import GROWTH, SamplerConfig
-from llada.serve.bodies import ANY, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
+from llada.serve.bodies import ANY, LONGEST_LIST, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
 from llada.serve.errors import RequestError
 from llada.serve.limits import Limits, most_passes
 
@@ -64,10 +64,13 @@ class Reader:
         """Of `/v1/completions`; the seed is that of a body without one. Raises RequestError."""
         read, fields = self._read(CompletionBody, body)
         prompts = _prompts(read.prompt)
+        self._check_choices(len(prompts), read.n)
         ids = [self._ids(prompt) for prompt in prompts]
         suffix = None if read.suffix is None else self._encoded(read.suffix, "suffix")
-        repeated = [self._text(prompt) if read.echo else None for prompt in prompts]
-        return self._request(read, fields, read.max_tokens, ids, suffix, repeated, seed)
+        request = self._request(read, fields, read.max_tokens, ids, suffix, seed)
+        if not read.echo:
+            return request
+        return replace(request, prompts=[self._text(prompt) for prompt in prompts for _ in range(read.n)])
 
     def chat(self, body: object, seed: int) -> Request:
         """Of `/v1/chat/completions`."""
@@ -77,12 +80,13 @@ class Reader:
             raise RequestError(
                 400, "max_tokens and max_completion_tokens say the same; give one of them", param="max_tokens"
             )
+        self._check_choices(1, read.n)
         messages = [message.plain for message in read.messages]
         try:
             ids = encode_prompt(self.tokenizer, messages)
         except ValueError as error:
             raise RequestError(400, str(error), param="messages") from None
-        return self._request(read, fields, most or read.max_tokens, [ids], None, [None], seed)
+        return self._request(read, fields, most or read.max_tokens, [ids], None, seed)
 
     def _read(self, schema: type[BodyT], body: object) -> tuple[BodyT, dict[str, Any]]:
         """The body, and the fields of the sampler that it gives."""
@@ -103,17 +107,30 @@ class Reader:
         return read, fields
 
     def _check_key(self, key: str, value: object, schema: type[Body]) -> None:
+        if key in _SAMPLER and isinstance(value, list) and len(value) > LONGEST_LIST:
+            raise RequestError(
+                400, f"{key} has {len(value)} items, more than the {LONGEST_LIST} allowed; send fewer", param=key
+            )
         if key in schema.model_fields or key in _SAMPLER:
             return
         if key in _ELSEWHERE:
             raise RequestError(400, f"{key}: {_ELSEWHERE[key]}", param=key)
         if key not in WITHOUT_EFFECT:
-            near = difflib.get_close_matches(key, [*schema.model_fields, *_SAMPLER], n=1)
+            near = difflib.get_close_matches(key[:200], [*schema.model_fields, *_SAMPLER], n=1)
             hint = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise RequestError(400, f"unknown field {key[:200]!r}; {hint}", param=key[:200])
         allowed = WITHOUT_EFFECT[key]
         if ANY not in allowed and not any(type(value) in (type(a), float) and value == a for a in allowed):
             raise RequestError(400, f"{key} is not supported here; leave it out", param=key)
+
+    def _check_choices(self, prompts: int, n: int) -> None:
+        """Raise RequestError for too many answers, before anything is done for each."""
+        if prompts * n > self.limits.choices:
+            raise RequestError(
+                400,
+                f"{prompts} prompts × n={n} are {prompts * n} answers, more than the {self.limits.choices} that this "
+                "server allows in a request",
+            )
 
     def _request(
         self,
@@ -122,16 +139,8 @@ class Reader:
         most: int | None,
         prompts: Sequence[list[int]],
         suffix: list[int] | None,
-        repeated: Sequence[str | None],
         seed: int,
     ) -> Request:
-        choices = len(prompts) * body.n
-        if choices > self.limits.choices:
-            raise RequestError(
-                400,
-                f"{len(prompts)} prompts × n={body.n} are {choices} answers, more than the {self.limits.choices} that "
-                "this server allows in a request",
-            )
         seed = seed if body.seed is None else body.seed
         sampler, most = self._sampler(body.sampler, fields, most, fills=suffix is not None)
         longest = most if suffix is not None else sampler.longest or sampler.gen_length
@@ -145,10 +154,9 @@ class Reader:
                 )
         rows = [ids for ids in prompts for _ in range(body.n)]
         asked = [Asked(ids, suffix, most, sampler, seed, row) for row, ids in enumerate(rows)]
-        texts = [text for text in repeated for _ in range(body.n)]
         tokens = sum(len(ids) + len(suffix or ()) for ids in prompts)
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return Request(asked, texts, tokens, seed, body.stops, body.stream, usage)
+        return Request(asked, [None] * len(rows), tokens, seed, body.stops, body.stream, usage)
 
     def _sampler(
         self, name: str | None, fields: dict[str, Any], most: int | None, *, fills: bool

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llada.config import _explain
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
@@ -184,6 +185,68 @@ def test_what_is_no_conversation_is_refused_by_name(model, tokenizer, message):
 def test_body_must_be_an_object(model, tokenizer, body):
     with pytest.raises(RequestError, match=f"the body is a {type(body).__name__}; send a JSON object"):
         reader(model, tokenizer).chat(body, 0)
+
+
+LONG = {
+    "prompt.str: Input should be a valid string": {"prompt": [{}] * 300_000},
+    "prompt.list": {"prompt": [0.5] * 250_000},
+    "250000 prompts × n=1 are 250000 answers": {"prompt": ["a"] * 250_000},
+    "300000 prompts × n=1 are 300000 answers": {"prompt": [[]] * 300_000},
+    "400000 tokens of the prompt": {"prompt": [65] * 400_000, "echo": True},
+    "suppress_tokens has 250000 items, more than the 4096": {"suppress_tokens": [-1] * 250_000},
+    "counts has 500000 items, more than the 4096": {"counts": [0] * 500_000},
+    "stop.list": {"stop": ["a"] * 250_000},
+    "stop.list[constrained-str].0: Input should be a valid string": {"stop": [1] * 500_000},
+    "messages: List should have at most 1024 items": {"messages": [{"role": "user", "content": ""}] * 36_000},
+    "messages.0": {"messages": [{"role": "user"}] * 1024},
+    "messages.0.1": {"messages": [TALK[0] | {str(number): 1 for number in range(100_000)}]},
+    "messages.0.content.list[Part].0": {"messages": [{"role": "user", "content": [{}] * 300_000}]},
+}
+
+
+@pytest.mark.parametrize("message", LONG, ids=range(len(LONG)))
+def test_long_lists_are_refused_after_a_look_at_few_of_their_items(model, tokenizer, monkeypatch, message):
+    mistakes, texts = [], []
+
+    def explained(schema, error):
+        mistakes.append(error.error_count())
+        return _explain(schema, error)
+
+    def written(*args):
+        texts.append(args)
+
+    monkeypatch.setattr("llada.config._explain", explained)
+    monkeypatch.setattr("llada.serve.protocol.encode", written)
+    monkeypatch.setattr("llada.serve.protocol.encode_prompt", written)
+    monkeypatch.setattr(type(tokenizer), "decode", written)
+    with pytest.raises(RequestError) as refused:
+        (chat if "messages" in LONG[message] else text)(model, tokenizer, **LONG[message])
+    assert message in str(refused.value)
+    assert sum(mistakes) <= 20
+    assert not texts
+
+
+def test_of_many_mistakes_the_first_are_told(model, tokenizer):
+    with pytest.raises(RequestError) as refused:
+        text(model, tokenizer, suppress_tokens=[-1] * 4096)
+    told = str(refused.value).splitlines()
+    assert [line.partition(":")[0] for line in told[:-1]] == [f"suppress_tokens.{place}" for place in range(10)]
+    assert told[-1] == "and 4086 more mistakes"
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_of_a_long_key_the_beginning_is_compared_with_others(model, tokenizer, monkeypatch, inner):
+    compared = []
+
+    def matches(word, *args, **options):
+        compared.append(len(word))
+        return []
+
+    monkeypatch.setattr("difflib.get_close_matches", matches)
+    long = {"a" * 10**6: 1}
+    with pytest.raises(RequestError, match="unknown"):
+        chat(model, tokenizer, **{"messages": [TALK[0] | long]} if inner else long)
+    assert compared == [200]
 
 
 def test_messages_of_errors_have_an_end(model, tokenizer):
