@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ import typer
 from llada.cli.asking import Device, Fields, Sampler, load
 from llada.config import ConfigError, apply_overrides
 
+PATIENCE = 5  # seconds in which answers that are told to end may be read
 Limit = Annotated[list[str] | None, typer.Option("--limit", help="KEY=VALUE, e.g. seconds=30; see llada.serve.limits")]
 
 
@@ -49,6 +52,19 @@ def serve(
         api_key=api_key or None,
         hosts=hosts,
     )
-    settings = uvicorn.Config(app, host=host, port=port, log_level="info", limit_concurrency=limits.connections)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await asyncio.to_thread(app.state.close)  # those who wait are told so, for whom it would wait
+            await super().shutdown(sockets)
+
+    settings = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="info",
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=PATIENCE,
+    )
     with suppress(KeyboardInterrupt):  # Ctrl-C, after what is running was told so
-        uvicorn.Server(settings).run()
+        Server(settings).run()

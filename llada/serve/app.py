@@ -54,6 +54,7 @@ def make_app(
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="llada", version=__version__, lifespan=lifespan, openapi_url=None)
+    app.state.close = service.close
     app.add_middleware(Gate, metrics=service.metrics, api_key=api_key, hosts=hosts)
 
     async def refused(request: Request, error: Exception) -> Response:

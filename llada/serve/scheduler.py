@@ -23,6 +23,7 @@ from llada.sampling.request import end_tokens
 from llada.sampling.streaming import settled_tokens
 from llada.serve.protocol import Asked
 
+STOPPING = "the server is stopping"
 log = logging.getLogger(__name__)
 
 
@@ -84,10 +85,9 @@ class Scheduler:
         return self._thread.is_alive()
 
     def submit(self, jobs: list[Job]) -> None:
-        """Put all of them in the queue, or none: FullError where there is no room."""
+        """Put all of them in the queue, or none: FullError where there is no room, InterruptedError after `close`."""
         with self._changed:
-            if self._closed:
-                raise FullError("the server is stopping")
+            self._check_open()
             waiting = self.waiting
             if waiting + len(jobs) > self._most:
                 raise FullError(f"{waiting} answers are waited for already, of {self._most} at most; ask again later")
@@ -101,7 +101,11 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
         for job in self._queue:
-            _fail(job, InterruptedError("the server is stopping"))
+            _fail(job, InterruptedError(STOPPING))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InterruptedError(STOPPING)
 
     def _work(self) -> None:
         while batch := self._next():
@@ -129,6 +133,9 @@ class Scheduler:
         """Generate the answers; if that fails, one by one, so that none fails for what another one asks."""
         try:
             self._generate(batch)
+        except InterruptedError as error:
+            for job in batch:
+                _fail(job, error)
         except Exception as error:
             if len(batch) > 1:
                 log.warning("%d answers together failed (%s), and are tried one by one", len(batch), error)
@@ -142,6 +149,7 @@ class Scheduler:
 
     @torch.no_grad()
     def _generate(self, batch: list[Job]) -> None:
+        self._check_open()
         sampler, suffix = batch[0].asked.sampler, batch[0].asked.suffix
         given = [_given(job.asked, self._model.config.mask_token_id) for job in batch]
         canvas, padding = (part.to(self._model.device) for part in left_padded(given, self._pad))
@@ -159,8 +167,7 @@ class Scheduler:
                 canvas = state.canvas
                 settled = settled_tokens(state, sampler, self._model.config.mask_token_id, start)
                 self._tell(batch, canvas[:, start:], settled, meter)
-                if self._closed:
-                    raise InterruptedError("the server is stopping")
+                self._check_open()
                 if all(job.cancelled or job.done for job in batch):
                     return
         whole = torch.full((len(batch),), canvas.shape[1] - start)

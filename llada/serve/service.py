@@ -22,7 +22,7 @@ from llada.serve.limits import Limits
 from llada.serve.metrics import Metrics
 from llada.serve.protocol import Reader, Request
 from llada.serve.replies import Piece, Reply
-from llada.serve.scheduler import FullError, Scheduler
+from llada.serve.scheduler import STOPPING, FullError, Scheduler
 
 
 class Service:
@@ -49,9 +49,9 @@ class Service:
         self.card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llada"}
 
     def close(self) -> None:
-        """End what is running."""
+        """End what is running, and tell those who wait."""
+        self._reading.shutdown(wait=False, cancel_futures=True)
         self.scheduler.close()
-        self._reading.shutdown()
 
     async def answer(self, http: HTTPRequest, read: Callable[[object, int], Request], format: Format) -> Response:
         """The answer to a request, or the beginning of a stream. Raises RequestError."""
@@ -60,13 +60,15 @@ class Service:
         try:
             async with asyncio.timeout_at(deadline):
                 body = await self._body(http)
-                request = await loop.run_in_executor(self._reading, read, body, seed)
+                request = await self._read(read, body, seed)
         except TimeoutError:
             raise RequestError(408, f"the request did not come within {self._limits.seconds:g} seconds") from None
         try:
             reply = Reply(request, self._tokenizer, self.scheduler)
         except FullError as full:
             raise RequestError(429, str(full), headers={"Retry-After": "1"}) from None
+        except InterruptedError as stopping:
+            raise RequestError(503, str(stopping)) from None
         if request.stream:
             events = self._events(reply, format, deadline)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -124,6 +126,20 @@ class Service:
     def _end(self, reply: Reply) -> None:
         reply.cancel()
         self.metrics.count(reply)
+
+    async def _read(self, read: Callable[[object, int], Request], body: object, seed: int) -> Request:
+        """What a body asks for, read in a thread."""
+        try:
+            reading = self._reading.submit(read, body, seed)
+        except RuntimeError:  # after `close`
+            raise RequestError(503, STOPPING) from None
+        try:
+            return await asyncio.wrap_future(reading)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RequestError(503, STOPPING) from None  # `close` has cancelled the reading, nobody the request
 
     async def _body(self, http: HTTPRequest) -> object:
         """The JSON that was sent."""

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from processes import wait_until
 from starlette.testclient import TestClient
 
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generation_states
 from llada.serve.app import make_app
 from llada.serve.limits import Limits
+from llada.serve.protocol import Reader
 
 LIMITS = Limits(tokens=128, waiting=8, choices=4, body_bytes=5000)
 TALK = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -217,6 +221,29 @@ def test_full_server_asks_to_come_again(model, tokenizer):
         assert full.status_code == 429
         assert full.headers["retry-after"] == "1"
         assert full.json()["error"]["message"] == ("0 answers are waited for already, of 1 at most; ask again later")
+
+
+def test_bodies_that_are_not_read_when_the_server_stops_are_told_so(model, tokenizer, monkeypatch):
+    """One that is read at the time, one that waits to be, and one that comes afterwards."""
+    reading, stopped, read = threading.Event(), threading.Event(), Reader.completion
+
+    def slowly(self, body, seed):
+        reading.set()
+        assert stopped.wait(60)
+        return read(self, body, seed)
+
+    monkeypatch.setattr(Reader, "completion", slowly)
+    with client_of(model, tokenizer) as client, ThreadPoolExecutor(2) as clients:
+        service = client.app.state.close.__self__
+        asked = [clients.submit(client.post, "/v1/completions", json=PROMPT)]
+        assert reading.wait(60)
+        asked.append(clients.submit(client.post, "/v1/completions", json=PROMPT))
+        wait_until(lambda: service._reading._work_queue.qsize())
+        service.close()
+        stopped.set()
+        for answer in (*(each.result() for each in asked), client.post("/v1/completions", json=PROMPT)):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == "the server is stopping"
 
 
 def test_failure_of_the_model_is_told_without_its_details(model, tokenizer, monkeypatch, caplog):

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ import openai
 import pytest
 import torch
 from openai import OpenAI
+from processes import wait_until
 from servers import LLADA, serving
 
 from llada.data.chat import decode_response
@@ -107,6 +109,21 @@ def test_what_nobody_reads_is_not_written(address, stream):
         assert time.monotonic() < ended
     if stream:
         assert metric(address, "llada_forward_passes_total") - before < 300
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_running_when_the_server_stops_is_told_so(served, stream):
+    """Several together, which are not tried again one by one, and others that have not begun."""
+    endless = {"max_tokens": 150, "n": 16, "order": "left_to_right", "forbid_eos": True, "cfg_scale": 1.0}
+    body = {"model": "small", "prompt": "x", "stream": stream} | endless
+    with ThreadPoolExecutor(4) as clients, serving(served, "--limit", "batch=2", "--limit", "seconds=600") as address:
+        url = f"{address}/v1/completions"
+        asked = [clients.submit(httpx.post, url, json=body, timeout=60) for _ in range(4)]
+        wait_until(lambda: metric(address, "llada_waiting") >= 56)  # of 64, so of all four
+    for answer in asked:
+        told = answer.result().text.rpartition("data: ")[2]
+        assert json.loads(told)["error"]["message"] == "the server is stopping"
+        assert json.loads(told)["error"]["code"] == 503
 
 
 def load(address: str, bodies: list[dict], at_once: int) -> list[dict]:
