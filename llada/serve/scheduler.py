@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -39,6 +40,10 @@ class Progress(NamedTuple):
 
 class FullError(Exception):
     """So many answers are waited for that another one is not taken."""
+
+
+class _UnwantedError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(eq=False)
@@ -140,7 +145,7 @@ class Scheduler:
             if len(batch) > 1:
                 log.warning("%d answers together failed (%s), and are tried one by one", len(batch), error)
                 for job in batch:
-                    if not job.cancelled:
+                    if not (job.cancelled or job.done):
                         self._do([job])
                 return
             if not isinstance(error, ValueError):
@@ -157,21 +162,36 @@ class Scheduler:
         seeds = torch.tensor([job.asked.seed for job in batch])
         rows = torch.tensor([job.asked.row for job in batch])
         how = (self._model, canvas, padding, sampler, seeds)
-        meter = Meter.of(canvas)
         if sampler.longest is not None:
-            out = generate(*how, first_row=rows)
-            canvas, meter = out.sequences, Meter(out.forward_passes, out.query_tokens)
-        else:
-            states_of = generation_states if suffix is None else infill_states
-            for state in states_of(*how, first_row=rows, meter=meter):
-                canvas = state.canvas
-                settled = settled_tokens(state, sampler, self._model.config.mask_token_id, start)
-                self._tell(batch, canvas[:, start:], settled, meter)
-                self._check_open()
-                if all(job.cancelled or job.done for job in batch):
-                    return
-        whole = torch.full((len(batch),), canvas.shape[1] - start)
-        self._tell(batch, canvas[:, start:], whole, meter, done=True)
+            for row, job in enumerate(batch):
+                self._grow(job, *(each[row : row + 1] for each in (canvas, padding, seeds, rows)))
+            return
+        meter = Meter.of(canvas)
+        states_of = generation_states if suffix is None else infill_states
+        for state in states_of(*how, first_row=rows, meter=meter):
+            canvas = state.canvas
+            settled = settled_tokens(state, sampler, self._model.config.mask_token_id, start)
+            self._tell(batch, canvas[:, start:], settled, meter)
+            self._check_open()
+            if all(job.cancelled or job.done for job in batch):
+                return
+        self._finish(batch, canvas[:, start:], meter)
+
+    def _grow(self, job: Job, prompt: Tensor, padding: Tensor, seed: Tensor, row: Tensor) -> None:
+        """Generate an answer that finds its own length, which has no states at which it could be given up."""
+
+        def wanted(*_: object) -> None:
+            self._check_open()
+            if job.cancelled:
+                raise _UnwantedError
+
+        with suppress(_UnwantedError), self._model.register_forward_pre_hook(wanted):
+            out = generate(self._model, prompt, padding, job.asked.sampler, seed, first_row=row)
+            self._finish([job], out.sequences[:, prompt.shape[1] :], Meter(out.forward_passes, out.query_tokens))
+
+    def _finish(self, batch: list[Job], ids: Tensor, meter: Meter) -> None:
+        """Tell everybody the whole answer (B, L)."""
+        self._tell(batch, ids, torch.full((len(batch),), ids.shape[1]), meter, done=True)
 
     def _tell(self, batch: list[Job], ids: Tensor, settled: Tensor, meter: Meter, *, done: bool = False) -> None:
         """Tell everybody whose answer (B, L) has grown, to so many tokens (B,), or is complete."""

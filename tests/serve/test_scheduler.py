@@ -181,6 +181,42 @@ def test_what_nobody_waits_for_is_not_done(tokenizer, scheduler):
     assert not any(each.done.is_set() for each in told)
 
 
+GROWING = SamplerConfig.named("daedal", gen_length=8, longest=24, threshold=1.0)  # in as many calls as it may take
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "closed"])
+def test_answers_that_find_their_length_are_given_up_within_a_call(model, tokenizer, scheduler, ending):
+    """All but the second of three are given up during a call of the first one."""
+    told = [Told() for _ in range(3)]
+    jobs = [job(asked(tokenizer, "x", GROWING), each) for each in told]
+    calls = []
+
+    def called(*_):
+        calls.append(scheduler.running)
+        if len(calls) == 2:
+            scheduler._closed = ending == "closed"
+            jobs[0].cancelled = jobs[2].cancelled = ending == "cancelled"
+
+    with model.register_forward_hook(called):
+        scheduler.submit(jobs)
+        assert (told[1].last.error is None) == (ending == "cancelled")
+        scheduler.close()
+    assert len(calls) == 2 + told[1].last.forward_passes
+    assert [len(each.all) for each in told] == ([0, 1, 0] if ending == "cancelled" else [1, 1, 1])
+
+
+def test_an_answer_is_not_written_again_where_another_one_fails(model, tokenizer, scheduler, caplog):
+    """Answers that find their length are written one after another, and then the second one fails."""
+    good, bad = Told(), Told()
+    jobs = [job(asked(tokenizer, "x", GROWING), good)]
+    jobs.append(job(asked(tokenizer, "", GROWING, prompt=[9999]), bad))
+    calls = []
+    with model.register_forward_pre_hook(lambda *_: calls.append(1)):
+        scheduler.submit(jobs)
+        assert "9999" in str(bad.last.error)
+    assert len(calls) == good.last.forward_passes
+
+
 def test_closing_tells_everybody_who_waits(model, tokenizer, caplog):
     scheduler = Scheduler(model, tokenizer.pad_token_id, batch=2, waiting=8)
     told = [Told() for _ in range(5)]
