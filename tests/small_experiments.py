@@ -11,7 +11,7 @@ MODEL = "model={d_model: 16, n_layers: 1, n_heads: 2, mlp_hidden_size: 32}"
 SMALL = {
     **{name: [*CHAINS, "gen_length=16", "samplers={a: {block_length: 8}}"] for name in ("samplers", "order")},
     "steps": [*CHAINS, "gen_length=16", "steps=[2]", "samplers={a: {}}", "thresholds=[0.9]"],
-    "length": [*CHAINS, "gen_lengths=[4]", "samplers={a: {}}"],
+    **{name: [*CHAINS, "gen_lengths=[4]", "samplers={a: {}}"] for name in ("length", "flood")},
     "guidance": [*CHAINS, "gen_length=4", "scales=[0.5]", "samplers={a: {}}"],
     "efficiency": [*CHAINS, "gen_length=4", "samplers={a: [{steps: 2}]}"],
     "reversal": ["facts=6", f"recipe={json.dumps(RECIPE)}"],

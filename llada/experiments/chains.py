@@ -117,7 +117,10 @@ def conversations(lesson: Lesson) -> list[Pair]:
     random = Random(f"brief {lesson.seed}")
     usual = chains(lesson.terms, f"train {lesson.seed}", asked=False)
     long = chains(lesson.long_terms or lesson.terms, f"long {lesson.seed}", asked=False)
-    practised = (next(long if random.random() < lesson.long_share else usual) for _ in range(lesson.conversations))
+    practised = (
+        next(long if lesson.long_share and random.random() < lesson.long_share else usual)
+        for _ in range(lesson.conversations)
+    )
     return [(one.prompt, one.reply(brief=random.random() < lesson.brief)) for one in practised]
 
 

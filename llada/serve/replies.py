@@ -33,7 +33,7 @@ class Choice:
     def add(self, progress: Progress) -> str:
         """What is new in its text."""
         self.forward_passes, self.query_tokens = progress.forward_passes, progress.query_tokens
-        for token in progress.ids[self.tokens :]:
+        for token in progress.ids:
             self.tokens += 1
             if self._grow(self._stream.add([token])):
                 return self._new(len(self._text))

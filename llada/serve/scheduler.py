@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class Progress(NamedTuple):
     """How far an answer is."""
 
-    ids: list[int]  # its first tokens, which do not change any more
+    ids: list[int]  # its tokens after those that were told before, which do not change any more
     finish: Literal["stop", "length"] | None  # why it is complete; None: it is not
     forward_passes: int  # calls of the network so far that it took part in
     query_tokens: int  # positions that were computed in them
@@ -56,6 +56,7 @@ class Job:
     cancelled: bool = False  # nobody waits for it any more
     done: bool = False
     ids: list[int] = field(default_factory=list)  # that are settled
+    told: int = 0  # of them
 
     @property
     def kind(self) -> tuple[SamplerConfig, int, int, int]:
@@ -206,7 +207,8 @@ class Scheduler:
             finish = "stop" if ended is not None or (done and not whole) else "length" if whole else None
             job.done = finish is not None
             if job.follow or job.done:
-                job.tell(Progress(list(job.ids), finish, passes[row], queries[row]))
+                job.tell(Progress(job.ids[job.told :], finish, passes[row], queries[row]))
+                job.told = len(job.ids)
 
 
 def _given(asked: Asked, mask_token_id: int) -> list[int]:

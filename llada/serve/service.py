@@ -7,16 +7,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from typing import Any
+from functools import partial
 
 from fastapi import Request as HTTPRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from transformers import PreTrainedTokenizerBase
 
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.request import end_tokens
 from llada.serve.errors import RequestError
+from llada.serve.events import EventStream, event
 from llada.serve.formats import Format
 from llada.serve.limits import Limits
 from llada.serve.metrics import Metrics
@@ -70,8 +71,7 @@ class Service:
         except InterruptedError as stopping:
             raise RequestError(503, str(stopping)) from None
         if request.stream:
-            events = self._events(reply, format, deadline)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return EventStream(self._events(reply, format, deadline), deadline, partial(self._end, reply))
         return await self._whole(http, reply, format, deadline)
 
     async def _whole(self, http: HTTPRequest, reply: Reply, format: Format, deadline: float) -> Response:
@@ -97,17 +97,15 @@ class Service:
         """Server-sent events. An error, once they have begun, is one of them, and the last."""
         try:
             for index, text in enumerate(reply.request.prompts):
-                yield _event(format.begin(index, text or ""))
+                yield event(format.begin(index, text or ""))
             async for piece in self._pieces(reply, deadline):
                 if piece.text or piece.finish_reason:
-                    yield _event(format.go_on(piece))
+                    yield event(format.go_on(piece))
             if reply.request.include_usage:
-                yield _event(format.end(reply))
+                yield event(format.end(reply))
             yield "data: [DONE]\n\n"
         except RequestError as error:
-            yield _event(error.body)
-        finally:
-            self._end(reply)
+            yield event(error.body)
 
     async def _pieces(self, reply: Reply, deadline: float) -> AsyncIterator[Piece]:
         """What is new, until the deadline. Raises RequestError for all that goes wrong."""
@@ -161,7 +159,3 @@ async def _left(http: HTTPRequest) -> None:
     """Wait until the client has gone."""
     while not await http.is_disconnected():
         await asyncio.sleep(0.05)
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data)}\n\n"

@@ -5,6 +5,7 @@ from lessons import LESSON
 from rich.console import Console
 
 from llada.config import ConfigError
+from llada.experiments.chains import Lesson, conversations, questions
 from llada.experiments.experiment import named, perform
 
 SMALL = {"lesson": LESSON, "questions": 2}
@@ -20,6 +21,7 @@ SETTINGS = {
         "threshold_sampler": {},
     },
     "length": SMALL | {"gen_lengths": [4, 8], "samplers": {"low confidence": {}}},
+    "flood": SMALL | {"gen_lengths": [4, 8], "samplers": {"low confidence": {}}},
     "guidance": SMALL | {"gen_length": 4, "scales": [0.0, 1.0], "samplers": {"low confidence": {}}},
     "order": SMALL | {"gen_length": 8, "samplers": {"low confidence": {}, "reading": {"order": "left_to_right"}}},
     "efficiency": SMALL | {"gen_length": 4, "batch_size": 1, "samplers": {"fixed": [{"steps": 2}, {"steps": 4}]}},
@@ -69,6 +71,18 @@ def test_guidance_makes_two_passes(records):
 def test_length_is_that_of_the_canvas(records):
     line = records[0]["length"]["lines"]["low confidence"]
     assert [one["passes"] for one in line] == [4, 8]
+
+
+def test_flood_is_of_a_model_that_has_learnt_no_longer_rows(records, tmp_path):
+    lesson = LESSON | {"long_terms": [12], "long_share": 0.5}
+    settings = named("flood").settings(**SETTINGS["flood"] | {"lesson": lesson})
+    (tmp_path / "models").symlink_to(records[1] / "models")
+    measured = perform("flood", settings, tmp_path / "flood")["measured"]
+    assert measured == records[0]["flood"]
+    asked = [messages[0]["content"] for messages in questions(Lesson(**LESSON), 2).conversations]
+    beside = measured["prompts"][0] - min(map(len, asked))  # the layout around a prompt
+    longest = max(len(prompt + reply) for prompt, reply in conversations(Lesson(**LESSON)))
+    assert measured["longest_row"] == beside + longest + 2
 
 
 def test_order_of_reading_is_that_of_reading(records):

@@ -215,6 +215,43 @@ def test_time_is_limited(model, tokenizer, monkeypatch):
         assert json.loads(streamed.text.split("data: ")[-1])["error"]["code"] == 504  # begun, so the status is 200
 
 
+@pytest.mark.parametrize("read", [0, 1, 3])
+@pytest.mark.parametrize("ending", ["deadline", "cancelled"])
+def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, monkeypatch, read, ending):
+    """A client that reads so many messages, the status being the first; and a server that stops waiting for it."""
+    monkeypatch.setattr("llada.serve.events.GRACE", 0.1)
+    body = json.dumps(PROMPT | {"stream": True, "max_tokens": 128, "cfg_scale": 1.0, "forbid_eos": True}).encode()
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    path = {"path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b""}
+    scope = {"type": "http", "method": "POST", "headers": headers, "asgi": {"spec_version": "2.3"}, **path}
+
+    async def ask(app) -> None:
+        messages, got, stuck = [{"type": "http.request", "body": body}], [], asyncio.Event()
+
+        async def receive() -> dict:
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        async def send(message: dict) -> None:
+            if len(got) == read:
+                stuck.set()
+                await asyncio.Event().wait()
+            got.append(message)
+
+        asking = asyncio.ensure_future(app(scope, receive, send))
+        async with asyncio.timeout(20):
+            await stuck.wait()
+            if ending == "cancelled":
+                asking.cancel()
+            await asking
+
+    with client_of(model, tokenizer, Limits(seconds=0.5 if ending == "deadline" else 600)) as client:
+        asyncio.run(ask(client.app))
+        assert "llada_prompt_tokens_total 9.0" in client.get("/metrics").text
+        scheduler = client.app.state.close.__self__.scheduler
+        wait_until(lambda: not (scheduler.running or scheduler.waiting))
+        assert scheduler.batches <= 1
+
+
 def test_full_server_asks_to_come_again(model, tokenizer):
     with client_of(model, tokenizer, Limits(waiting=1)) as client:
         full = client.post("/v1/completions", json=PROMPT | {"n": 2})

@@ -16,9 +16,9 @@ def told(tokenizer, ids: list[int], stops: list[str], seed: int) -> tuple[Choice
     """The pieces of an answer that is told in random steps."""
     choice, pieces, rng, count = Choice(tokenizer, stops), [], random.Random(seed), 0
     while choice.finish_reason is None:
-        count = min(count + rng.randint(0, 4), len(ids))
+        before, count = count, min(count + rng.randint(0, 4), len(ids))
         finish = "length" if count == len(ids) else None
-        pieces.append(choice.add(Progress(ids[:count], finish, count, 2 * count)))
+        pieces.append(choice.add(Progress(ids[before:count], finish, count, 2 * count)))
     return choice, pieces
 
 

@@ -20,14 +20,15 @@ PUBLISHED = ["low_confidence", "random", "semi_autoregressive", "margin", "thres
 
 
 class Told:
-    """What the scheduler says of one answer."""
+    """What the scheduler says of one answer, each time with the tokens that it told before."""
 
     def __init__(self):
         self.all: list[Progress] = []
         self.done = threading.Event()
 
     def __call__(self, progress: Progress) -> None:
-        self.all.append(progress)
+        before = self.all[-1].ids if self.all else []
+        self.all.append(progress._replace(ids=before + progress.ids))
         if progress.finish or progress.error:
             self.done.set()
 
