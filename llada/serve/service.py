@@ -11,6 +11,7 @@ from functools import partial
 
 from fastapi import Request as HTTPRequest
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
 from llada.model.modeling import LLaDAForMaskedLM
@@ -64,6 +65,8 @@ class Service:
                 request = await self._read(read, body, seed)
         except TimeoutError:
             raise RequestError(408, f"the request did not come within {self._limits.seconds:g} seconds") from None
+        except ClientDisconnect:
+            return _unread()
         try:
             reply = Reply(request, self._tokenizer, self.scheduler)
         except FullError as full:
@@ -85,7 +88,7 @@ class Service:
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
-                return Response(status_code=499)  # nobody reads it
+                return _unread()
             answering.result()
             return JSONResponse(format.complete(reply, texts))
         finally:
@@ -153,6 +156,11 @@ class Service:
             return json.loads(sent)
         except (ValueError, RecursionError) as error:
             raise RequestError(400, f"the body is no JSON: {str(error)[:200]}") from None
+
+
+def _unread() -> Response:
+    """To a client that has gone."""
+    return Response(status_code=499)
 
 
 async def _left(http: HTTPRequest) -> None:

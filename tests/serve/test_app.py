@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -32,12 +33,19 @@ def client(model, tokenizer):
         yield made
 
 
-def answered(app, scope: dict, body: bytes = b"") -> list[dict]:
+def asking() -> dict:
+    """The head of a request, as a server gives it to an application."""
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    path = {"path": "/v1/completions", "query_string": b""}
+    return {"type": "http", "method": "POST", "headers": headers, "asgi": {"spec_version": "2.3"}, **path}
+
+
+def answered(app, scope: dict, messages: Sequence[dict] = ()) -> list[dict]:
     """What an application sends to a client that sends just this."""
-    sent = []
+    sent, given = [], iter(messages)
 
     async def receive() -> dict:
-        return {"type": "http.request", "body": body}
+        return next(given)
 
     async def send(message: dict) -> None:
         sent.append(message)
@@ -221,9 +229,6 @@ def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, mon
     """A client that reads so many messages, the status being the first; and a server that stops waiting for it."""
     monkeypatch.setattr("llada.serve.events.GRACE", 0.1)
     body = json.dumps(PROMPT | {"stream": True, "max_tokens": 128, "cfg_scale": 1.0, "forbid_eos": True}).encode()
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    path = {"path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b""}
-    scope = {"type": "http", "method": "POST", "headers": headers, "asgi": {"spec_version": "2.3"}, **path}
 
     async def ask(app) -> None:
         messages, got, stuck = [{"type": "http.request", "body": body}], [], asyncio.Event()
@@ -237,7 +242,7 @@ def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, mon
                 await asyncio.Event().wait()
             got.append(message)
 
-        asking = asyncio.ensure_future(app(scope, receive, send))
+        asking = asyncio.ensure_future(app(asking(), receive, send))
         async with asyncio.timeout(20):
             await stuck.wait()
             if ending == "cancelled":
@@ -250,6 +255,13 @@ def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, mon
         scheduler = client.app.state.close.__self__.scheduler
         wait_until(lambda: not (scheduler.running or scheduler.waiting))
         assert scheduler.batches <= 1
+
+
+def test_client_that_leaves_while_it_sends_its_body_is_no_failure(model, tokenizer):
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    with client_of(model, tokenizer) as client:
+        assert answered(client.app, asking(), messages)[0]["status"] == 499
+        assert '{path="/v1/completions",status="499"} 1.0' in client.get("/metrics").text
 
 
 def test_full_server_asks_to_come_again(model, tokenizer):
