@@ -242,12 +242,12 @@ def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, mon
                 await asyncio.Event().wait()
             got.append(message)
 
-        asking = asyncio.ensure_future(app(asking(), receive, send))
+        answering = asyncio.ensure_future(app(asking(), receive, send))
         async with asyncio.timeout(20):
             await stuck.wait()
             if ending == "cancelled":
-                asking.cancel()
-            await asking
+                answering.cancel()
+            await answering
 
     with client_of(model, tokenizer, Limits(seconds=0.5 if ending == "deadline" else 600)) as client:
         asyncio.run(ask(client.app))
