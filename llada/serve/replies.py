@@ -1,6 +1,7 @@
 """From what the scheduler tells to text: the answers to one request, as they grow."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, NamedTuple
 
@@ -23,32 +24,51 @@ class Choice:
     """One answer as it grows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: list[str]):
-        self.tokens = 0  # up to and with the one that ended it
+        self._ids: list[int] = []  # up to and with the one that ended it
         self.forward_passes = 0
         self.query_tokens = 0
         self.finish_reason: Literal["stop", "length"] | None = None
-        self._stream, self._stops = TextStream(tokenizer), stops
+        self._tokenizer, self._stream, self._stops = tokenizer, TextStream(tokenizer), stops
         self._text, self._given = "", 0  # what is certain, and how much of it was given out
+
+    @property
+    def tokens(self) -> int:
+        return len(self._ids)
 
     def add(self, progress: Progress) -> str:
         """What is new in its text."""
         self.forward_passes, self.query_tokens = progress.forward_passes, progress.query_tokens
-        for token in progress.ids:
-            self.tokens += 1
-            if self._grow(self._stream.add([token])):
-                return self._new(len(self._text))
+        before = self.tokens
+        self._ids += progress.ids
+        text = self._text + self._stream.add(progress.ids)
+        if self._stopped(text):
+            self._ids = self._ids[: self._first_stopped(before)]
+            text = TextStream(self._tokenizer).add(self._ids)
+        if self._settle(text):
+            return self._new(len(self._text))
         if progress.finish is None:
             return self._new(len(self._text) - begun(self._text, self._stops))
-        self._grow(self._stream.end())
+        self._settle(self._text + self._stream.end())
         self.finish_reason = self.finish_reason or progress.finish
         return self._new(len(self._text))
 
-    def _grow(self, text: str) -> bool:
-        """Whether the text holds a stop text now, at which it is cut."""
-        self._text += text
-        places = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+    def _stopped(self, text: str) -> bool:
+        return any(stop in text for stop in self._stops)
+
+    def _first_stopped(self, before: int) -> int:
+        """The fewest tokens, more than `before`, whose text holds a stop text; that of all of them does."""
+
+        def stopped(count: int) -> bool:
+            return self._stopped(TextStream(self._tokenizer).add(self._ids[:count]))
+
+        return bisect_left(range(len(self._ids)), True, lo=before + 1, key=stopped)
+
+    def _settle(self, text: str) -> bool:
+        """Whether the text that is certain now holds a stop text, at which it is cut."""
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        self._text = text[: min(places, default=None)]
         if places:
-            self._text, self.finish_reason = self._text[: min(places)], "stop"
+            self.finish_reason = "stop"
         return bool(places)
 
     def _new(self, end: int) -> str:

@@ -3,8 +3,10 @@
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from llada.data.chat import decode_response
+from llada.data.chat import _decode, decode_response
 from llada.data.tokenizer import encode
 from llada.serve.replies import Choice, begun
 from llada.serve.scheduler import Progress
@@ -40,6 +42,38 @@ def test_text_ends_before_the_first_stop(tokenizer, stops, seed):
     assert choice.finish_reason == "stop"
     up_to = min(TEXT.index(stop) + len(stop) for stop in stops if stop in TEXT)
     assert choice.tokens == len(encode(tokenizer, TEXT[:up_to]))
+
+
+@pytest.mark.parametrize(("stops", "most"), [([], 2), (["zz"], 2), (["END"], 13)])
+def test_many_tokens_are_decoded_few_times(tokenizer, monkeypatch, stops, most):
+    """Once at each end, and where they hold a stop as often as its place is halved."""
+    decoded = []
+
+    def counted(*args):
+        decoded.append(args)
+        return _decode(*args)
+
+    monkeypatch.setattr("llada.data.chat._decode", counted)
+    ids = encode(tokenizer, "漢" * 300 + "END" + "漢" * 40)
+    assert len(ids) == 1023
+    choice = Choice(tokenizer, stops)
+    assert choice.add(Progress(ids, "length", 1, 1)) == "漢" * 300 + ("" if stops == ["END"] else "END" + "漢" * 40)
+    assert len(decoded) <= most
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("abc", max_size=12), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.integers(0, 12))
+def test_tokens_at_once_are_read_as_one_by_one(tokenizer, text, stops, cut):
+    """Also with stops that hold one another, of which the one that is complete first counts."""
+    ids = [*encode(tokenizer, text)[:cut], tokenizer.eos_token_id]
+    once, slowly = Choice(tokenizer, stops), Choice(tokenizer, stops)
+    whole = once.add(Progress(ids, "stop", 1, 1))
+    pieces = ""
+    for place, token in enumerate(ids, start=1):
+        if slowly.finish_reason is None:
+            pieces += slowly.add(Progress([token], "stop" if place == len(ids) else None, 1, 1))
+    assert whole == pieces
+    assert (once.tokens, once.finish_reason) == (slowly.tokens, slowly.finish_reason)
 
 
 def test_end_of_a_text_that_cannot_be_read_is_told_in_the_end(tokenizer):
