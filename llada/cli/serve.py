@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from llada.cli.asking import Device, Fields, Sampler, load
 from llada.config import ConfigError, apply_overrides
 
+_KEY = "LLADA_API_KEY"
 PATIENCE = 5  # seconds in which answers that are told to end may be read
 Limit = Annotated[list[str] | None, typer.Option("--limit", help="KEY=VALUE, e.g. seconds=30; see llada.serve.limits")]
 
@@ -25,7 +27,7 @@ def serve(
     port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535)] = 8000,
     name: Annotated[str | None, typer.Option(help="what requests call the model; its path if not given")] = None,
     limit: Limit = None,
-    api_key: Annotated[str | None, typer.Option(envvar="LLADA_API_KEY", help="bearer token that is asked for")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar=_KEY, help="bearer token that is asked for")] = None,
     device: Device = None,
 ) -> None:
     """Answer requests in the OpenAI format: llada serve runs/quickstart/sft/model --set gen_length=32 --port 8000"""
@@ -37,8 +39,9 @@ def serve(
         raise ConfigError(f"llada serve needs {missing.name}: pip install 'llada-lm[serve]'") from None
     from llada.serve.limits import Limits
 
+    key = _key(api_key)
     local = host in LOOPBACK or host == "::1"
-    if not local and not api_key:
+    if not local and key is None:
         raise ConfigError(f"--host {host} can be reached from elsewhere; give an --api-key that is asked for")
     limits = Limits(**apply_overrides({}, limit or ()))
     asked = load(model, sampler, set_, device)
@@ -49,7 +52,7 @@ def serve(
         name=name or str(model),
         sampler=asked.sampler,
         limits=limits,
-        api_key=api_key or None,
+        api_key=key,
         hosts=hosts,
     )
 
@@ -68,3 +71,18 @@ def serve(
     )
     with suppress(KeyboardInterrupt):  # Ctrl-C, after what is running was told so
         Server(settings).run()
+
+
+def _key(given: str | None) -> str | None:
+    """The key of the option or of the environment, where an empty one is none to typer. Raises ConfigError."""
+    key = os.environ.get(_KEY) if given is None else given
+    if key is None:
+        return None
+    if not key:
+        raise ConfigError(f"the API key is empty; give one with --api-key or {_KEY}, or leave both out")
+    unclear = next((letter for letter in key if not (letter.isascii() and letter.isprintable())), None)
+    if unclear is not None:
+        raise ConfigError(f"the API key holds {unclear!r}, which clients send in different ways; use printable ASCII")
+    if key != key.strip():
+        raise ConfigError("the API key begins or ends with a blank, which no header can; leave it out")
+    return key

@@ -57,7 +57,7 @@ class Service:
 
     async def answer(self, http: HTTPRequest, read: Callable[[object, int], Request], format: Format) -> Response:
         """The answer to a request, or the beginning of a stream. Raises RequestError."""
-        loop, seed = asyncio.get_running_loop(), secrets.randbits(63)
+        loop, seed = asyncio.get_running_loop(), secrets.randbits(53)  # as many as numbers of JavaScript hold
         deadline = loop.time() + self._limits.seconds
         try:
             async with asyncio.timeout_at(deadline):

@@ -73,6 +73,13 @@ def values_of(form: Form, background: str | None = None) -> dict[str, Any]:
     return values
 
 
+def check_given(values: Mapping[str, object]) -> None:
+    """Raise ValueError, which names the field, for one that is null; no browser sends that, but other programs may."""
+    null = next((name for name, value in values.items() if value is None), None)
+    if null is not None:
+        raise ValueError(f"{null} is null; send a text, an empty one for a field that is not set")
+
+
 def whole_number(name: str, text: str, least: int, most: int) -> int:
     """The number that the text is. Raises ValueError, which names the field, for one outside of least to most."""
     try:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.web.files import forget, new_folder
-from llada.web.form import FIELDS, ORDER_NAMES, Form, form_of, preset, published, values_of, whole_number
+from llada.web.form import FIELDS, ORDER_NAMES, Form, check_given, form_of, preset, published, values_of, whole_number
 from llada.web.painting import STYLE, legend, turns
 from llada.web.run import Outcome, page_of, run
 from llada.web.server import ADDRESS
@@ -216,6 +216,7 @@ def _asked(kind: Kind) -> list[dict[str, Any]]:
 
 def _generated(shown: Shown, parts: Parts, values: dict[Any, Any], session: str | None) -> Iterator[dict[Any, Any]]:
     """What changes on the page, moment by moment. Raises ValueError for what cannot be done."""
+    check_given({part.label or part.elem_id: value for part, value in values.items() if part is not parts.conversation})
     asked = _typed(shown, parts, values)
     form = Form(tuple(values[field] for field in parts.fields), values[parts.others])
     task = task_of(shown.model, shown.tokenizer, asked, values_of(form, shown.sampler.background))

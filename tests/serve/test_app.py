@@ -264,12 +264,27 @@ def test_client_that_leaves_while_it_sends_its_body_is_no_failure(model, tokeniz
         assert '{path="/v1/completions",status="499"} 1.0' in client.get("/metrics").text
 
 
-def test_full_server_asks_to_come_again(model, tokenizer):
+def test_seed_that_is_drawn_is_a_number_that_every_client_can_read(client, monkeypatch):
+    """JavaScript has no whole numbers but those that a float64 holds."""
+    monkeypatch.setattr("secrets.randbits", lambda bits: 2**bits - 1)
+    answer = client.post("/v1/completions", json={"model": "small", "prompt": "a", "max_tokens": 4}).json()
+    assert answer["diffusion"]["seed"] == 2**53 - 1
+
+
+def test_request_that_never_has_room_is_refused_for_good(model, tokenizer):
     with client_of(model, tokenizer, Limits(waiting=1)) as client:
+        refused = client.post("/v1/completions", json=PROMPT | {"n": 2})
+        assert refused.status_code == 400
+        assert "are 2 answers, more than the 1 that this server allows in a request" in refused.text
+
+
+def test_full_server_asks_to_come_again(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("llada.serve.scheduler.Scheduler.waiting", 1)
+    with client_of(model, tokenizer, Limits(waiting=2)) as client:
         full = client.post("/v1/completions", json=PROMPT | {"n": 2})
         assert full.status_code == 429
         assert full.headers["retry-after"] == "1"
-        assert full.json()["error"]["message"] == ("0 answers are waited for already, of 1 at most; ask again later")
+        assert full.json()["error"]["message"] == "1 answers are waited for already, of 2 at most; ask again later"
 
 
 def test_bodies_that_are_not_read_when_the_server_stops_are_told_so(model, tokenizer, monkeypatch):

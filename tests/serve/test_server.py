@@ -15,7 +15,9 @@ import torch
 from openai import OpenAI
 from processes import wait_until
 from servers import LLADA, serving
+from typer.testing import CliRunner
 
+from llada.cli import app
 from llada.data.chat import decode_response
 from llada.data.tokenizer import encode
 from llada.model.checkpoint import load_pretrained
@@ -165,6 +167,23 @@ def test_of_many_requests_none_is_lost_or_mixed_up(address, served, count):
             assert answer.get("status") in (400, 404), (body, answer)
         else:
             assert answer.get("text") == alone(model, tokenizer, body), (body, answer)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", "the API key is empty; give one with --api-key or LLADA_API_KEY, or leave both out"),
+        ("schlüssel", "the API key holds 'ü', which clients send in different ways; use printable ASCII"),
+        ("two\nlines", "the API key holds '\\n', which clients send in different ways; use printable ASCII"),
+        (" key", "the API key begins or ends with a blank, which no header can; leave it out"),
+    ],
+)
+@pytest.mark.parametrize("option", [True, False])
+def test_key_that_no_client_can_send_is_refused(served, monkeypatch, key, message, option):
+    monkeypatch.setenv("LLADA_API_KEY", "other" if option else key)
+    command = ["serve", str(served), "--limit", "unknown=1"]  # which would be refused next
+    done = CliRunner().invoke(app, [*command, *(["--api-key", key] if option else [])])
+    assert str(done.exception) == message
 
 
 def test_key_and_address_are_checked_before_anything_is_loaded(served):

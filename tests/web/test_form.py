@@ -4,7 +4,7 @@ import pytest
 
 from llada.config import ConfigError, read_yaml
 from llada.sampling.config import SamplerConfig
-from llada.web.form import FIELDS, Form, form_of, preset, published, values_of, whole_number
+from llada.web.form import FIELDS, Form, check_given, form_of, preset, published, values_of, whole_number
 
 EMPTY = Form(("",) * len(FIELDS), "")
 
@@ -53,6 +53,12 @@ def test_wrong_fields_are_explained(given, message):
     with pytest.raises(ConfigError) as error:
         SamplerConfig(**values_of(given))
     assert message in str(error.value)
+
+
+def test_a_field_that_is_null_is_told():
+    with pytest.raises(ValueError, match="steps is null; send a text, an empty one for a field that is not set"):
+        check_given({"gen_length": "8", "steps": None})
+    check_given({"gen_length": "8", "steps": ""})
 
 
 def test_the_background_of_the_command_line_is_taken():
