@@ -16,9 +16,10 @@ from llada.config import ConfigError
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import GROWTH, SamplerConfig
+from llada.sampling.passes import most_passes
 from llada.serve.bodies import ANY, LONGEST_LIST, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
 from llada.serve.errors import RequestError
-from llada.serve.limits import Limits, most_passes
+from llada.serve.limits import Limits
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -125,11 +126,12 @@ class Reader:
 
     def _check_choices(self, prompts: int, n: int) -> None:
         """Raise RequestError for too many answers, before anything is done for each."""
-        if prompts * n > self.limits.choices:
+        most = min(self.limits.choices, self.limits.waiting)
+        if prompts * n > most:
             raise RequestError(
                 400,
-                f"{prompts} prompts × n={n} are {prompts * n} answers, more than the {self.limits.choices} that this "
-                "server allows in a request",
+                f"{prompts} prompts × n={n} are {prompts * n} answers, more than the {most} that this server allows in "
+                "a request",
             )
 
     def _request(

@@ -18,10 +18,12 @@ from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
 from llada.sampling.generate import canvas_of, generation_states, infill_states
 from llada.sampling.likeliest import Likeliest
+from llada.sampling.passes import most_passes
 from llada.sampling.predictors import Meter
 from llada.sampling.request import check_length, end_tokens
 from llada.web.fixed import place, read_fixed
 
+PASSES = 4096  # calls of the network for a task, as all who have the page open wait for one another
 Kind = Literal["answer", "continue", "fill in"]
 
 
@@ -78,8 +80,20 @@ def task_of(
 ) -> Task:
     """The task, with the fields of a sampler. Filling in leaves out `gen_length`, as the text says it.
 
-    Raises ValueError for what cannot be asked, and for what exceeds the model's length.
+    Raises ValueError for what cannot be asked, and for what exceeds the model's length or `PASSES`.
     """
+    task = _made(model, tokenizer, asked, values)
+    masks = int((task.canvas == model.config.mask_token_id).sum())
+    passes = most_passes(task.sampler, task.sampler.longest or masks)
+    if passes > PASSES:
+        raise ValueError(
+            f"this sampler may call the model {passes} times, more than the {PASSES} of the page; ask for fewer steps, "
+            "or use the command line"
+        )
+    return task
+
+
+def _made(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: Asked, values: Mapping[str, Any]) -> Task:
     mask = model.config.mask_token_id
     others = {name: value for name, value in values.items() if name != "gen_length"}
 

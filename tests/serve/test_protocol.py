@@ -6,8 +6,9 @@ from llada.config import _explain
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
+from llada.sampling.passes import most_passes
 from llada.serve.errors import RequestError
-from llada.serve.limits import Limits, most_passes
+from llada.serve.limits import Limits
 from llada.serve.protocol import Reader
 
 TALK = [{"role": "user", "content": "Hello"}]

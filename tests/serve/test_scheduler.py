@@ -11,7 +11,7 @@ from llada.config import read_yaml
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generate, infill
-from llada.serve.limits import most_passes
+from llada.sampling.passes import most_passes
 from llada.serve.protocol import Asked
 from llada.serve.scheduler import FullError, Job, Progress, Scheduler
 

@@ -96,6 +96,22 @@ def test_there_is_a_moment_for_every_step_and_it_names_it(model, tokenizer):
     assert all(moment.canvas.count("<span") == 12 for moment in moments)
 
 
+@pytest.mark.parametrize(
+    ("asked", "values", "passes"),
+    [
+        (Asked("continue", "a"), {"reveal": "gibbs", "steps": 2**20, "gen_length": 12}, 2**20),
+        (Asked("continue", "a", fixed="0: b"), {"reveal": "gibbs", "steps": 4097, "gen_length": 12}, 4097),
+        (Asked("fill in", "a ___"), {"speculation": 1024}, 8 * 1024),
+        (Asked("continue", "a"), {"reveal": "threshold", "threshold": 1.0, "longest": 2049, "gen_length": 8}, 4098),
+    ],
+    ids=range(4),
+)
+def test_what_would_keep_the_page_busy_is_refused(model, tokenizer, asked, values, passes):
+    message = f"this sampler may call the model {passes} times, more than the 4096 of the page; ask for fewer steps"
+    with pytest.raises(ValueError, match=message):
+        task_of(model, tokenizer, asked, values)
+
+
 def test_words_that_leave_no_mask_need_no_step(model, tokenizer):
     found = outcome(model, tokenizer, Asked("continue", "a", fixed="0: b"), {"gen_length": 1})
     assert (found.text, found.trace.steps) == ("ab", 0)
