@@ -20,4 +20,6 @@ class Limits(Schema):
     batch: Whole = 16  # answers that are generated together
     gather: Annotated[float, Field(ge=0, le=1)] = 0.01  # seconds in which others may join a batch before it begins
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 120.0  # from a request to the end of its answer
+    # open at once; beyond it uvicorn refuses all requests with 503, and those that send nothing count and stay open, so
+    # a server that strangers reach needs a proxy before it that closes them
     connections: Whole = 1024
