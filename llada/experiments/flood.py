@@ -52,7 +52,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     low, high = measured["prompts"]
     for axis in figure.axes:
         axis.axvspan(measured["longest_row"] - high, measured["longest_row"] - low, color="0.88", zorder=0)
-    figure.axes[0].set_title("shaded: from here on longer than all rows that were learnt", fontsize=9)
+    figure.axes[0].set_title("shaded: where the longest row that was learnt ends", fontsize=9)
     return figure
 
 

@@ -1,8 +1,7 @@
 """The ablation of samplers (arXiv:2502.09992, tables 7 to 9): orders of revealing, with and without blocks.
 
-Answers of fine-tuning data end at different places and are padded with the end of sequence. Where a whole canvas is
-open, the end is often what a model is surest of, and each end that is revealed makes a shorter answer likelier: low
-confidence then floods the canvas from the right. Blocks keep it out, and so does revealing the end last.
+Answers of fine-tuning data end at different places and are padded with the end of sequence; the experiment on the flood
+tells what follows where that padding was short.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -74,7 +73,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 
 
 EXPERIMENT = Experiment(
-    question="Which sampler answers best, and which floods the canvas with ends of sequence?",
+    question="Which sampler answers best, and how long are its answers?",
     settings=SamplerSettings,
     run=run,
     table=table,

@@ -248,8 +248,7 @@ class SamplerConfig(Schema):
 
     def between_texts(self, ends: Sequence[int]) -> Self:
         """The sampler for gaps between texts, in which none of the tokens `ends` stands."""
-        suppressed = {"suppress_tokens": [*self.suppress_tokens, *ends]}
-        return type(self)(**self.model_dump(exclude_unset=True) | suppressed)
+        return self.replace(suppress_tokens=[*self.suppress_tokens, *ends])
 
     def make_draft(self) -> Draft:
         """The draft that the fields describe."""
