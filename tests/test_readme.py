@@ -73,7 +73,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 39
+    assert len(commands) == 40
     Path("tasks").mkdir()
     (task,) = [block for block in blocks("yaml") if block.startswith("task: mine")]
     Path("tasks", "mine.yaml").write_text(task)

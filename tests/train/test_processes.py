@@ -72,7 +72,10 @@ def assert_same_run(output: Path, alone: Path) -> None:
 
 @pytest.mark.parametrize(
     ("base", "sharding"),
-    [("adamw", "none"), ("adamw", "full"), ("muon", "none"), ("muon", "full"), ("puma", "full")],
+    [
+        *(("adamw", "none"), ("adamw", "full"), ("muon", "full")),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("muon", "none"), ("puma", "full"))),
+    ],
     indirect=["base"],
 )
 def test_two_processes_train_the_model_of_one(sharding, base, alone, tmp_path):
@@ -220,7 +223,7 @@ def test_launch_file_for_replicated_processes_asks_for_nothing_else():
     assert not [name for name in env if "FSDP" in name or "DEEPSPEED" in name]
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "fsdp2_gradients"])
+@pytest.mark.parametrize("name", ["fsdp2", pytest.param("fsdp2_gradients", marks=pytest.mark.slow)])
 def test_launch_files_for_sharding_train_the_model_of_one(name, settings, tmp_path):
     """accelerate ignores its FSDP settings on a CPU, so its state is set to what it would be on GPUs."""
     settings = {key: value for key, value in settings.items() if key != "ema"}

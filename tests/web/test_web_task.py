@@ -57,9 +57,10 @@ def test_gaps_are_filled_as_by_the_library(model, tokenizer):
     assert found.trace.final.equal(out.sequences)
 
 
-@pytest.mark.parametrize("kind", ["answer", "continue"])
 @pytest.mark.parametrize(
-    "name", ["low_confidence", "remdm_conf", "threshold", "mask_predict", "gibbs", "token_editing"]
+    ("kind", "name"),
+    [("answer", name) for name in ("low_confidence", "remdm_conf", "threshold", "mask_predict", "token_editing")]
+    + [("continue", "gibbs")],
 )
 def test_fixed_words_stand_in_every_canvas(model, tokenizer, kind, name):
     asked = Asked(kind, "What?", fixed="0: The\n-1: end")
