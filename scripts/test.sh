@@ -7,4 +7,4 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 ruff check .
 ruff format --check .
 pyright
-python -m pytest --numprocesses 2 "$@"  # one thread each
+python -m pytest --numprocesses 2 --dist worksteal "$@"  # one thread each, files in one piece

@@ -260,6 +260,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert heavy.isdisjoint(loaded)
 
 
+@pytest.mark.slow
 def test_importing_the_package_takes_a_small_part_of_the_time_that_torch_takes():
     script = (
         "import json, time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import llada;"

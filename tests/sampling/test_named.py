@@ -82,7 +82,7 @@ def test_named_sampler_leaves_no_mask_and_repeats_itself(model, background, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("temperature", [None, 0.8])
+@pytest.mark.parametrize("temperature", [None, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_row_depends_on_neither_neighbours_nor_padding(model, background, name, temperature):
     chosen = sampler(name, background, **({} if temperature is None else {"temperature": temperature}))
     together = generate(model, prompts(3), None, chosen, seed=5)

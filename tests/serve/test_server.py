@@ -113,7 +113,7 @@ def test_what_nobody_reads_is_not_written(address, stream):
         assert metric(address, "llada_forward_passes_total") - before < 300
 
 
-@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("stream", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_is_running_when_the_server_stops_is_told_so(served, stream):
     """Several together, which are not tried again one by one, and others that have not begun."""
     endless = {"max_tokens": 150, "n": 16, "order": "left_to_right", "forbid_eos": True, "cfg_scale": 1.0}

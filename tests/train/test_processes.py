@@ -73,8 +73,10 @@ def assert_same_run(output: Path, alone: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "sharding"),
     [
-        *(("adamw", "none"), ("adamw", "full"), ("muon", "full")),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("muon", "none"), ("puma", "full"))),
+        *(("adamw", "none"), ("muon", "full")),
+        pytest.param("adamw", "full", marks=pytest.mark.slow),
+        pytest.param("muon", "none", marks=pytest.mark.slow),
+        pytest.param("puma", "full", marks=pytest.mark.slow),
     ],
     indirect=["base"],
 )
@@ -100,7 +102,7 @@ CHANGES = {
     [
         *((change, "adamw") for change in CHANGES),
         pytest.param("sharded, then sharded", "muon", marks=pytest.mark.slow),
-        ("sharded, then alone", "puma"),
+        pytest.param("sharded, then alone", "puma", marks=pytest.mark.slow),
     ],
     indirect=["base"],
 )
@@ -142,7 +144,7 @@ def stopping(settings: dict, output: Path, sharding: str):
 @pytest.mark.parametrize(
     ("base", "processes", "sharding"),
     [
-        ("adamw", 2, "none"),
+        pytest.param("adamw", 2, "none", marks=pytest.mark.slow),
         pytest.param("muon", 2, "none", marks=pytest.mark.slow),
         pytest.param("adamw", 4, "none", marks=pytest.mark.slow),
         ("adamw", 2, "full"),
