@@ -149,7 +149,9 @@ print(*names)
 
 
 # transformers.modeling_layers imports the auto modules half-way through its own import
-@pytest.mark.parametrize("first", ["import llada", "import transformers.modeling_layers, llada"])
+@pytest.mark.parametrize(
+    "first", [pytest.param("import llada", marks=pytest.mark.slow), "import transformers.modeling_layers, llada"]
+)
 def test_importing_the_package_is_enough_for_the_auto_classes_before_or_after_transformers(golden, first):
     script = first + LOADING.format(folder=str(golden.folder))
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -198,7 +198,8 @@ def test_a_run_without_adapters_does_not_go_on_with_some(tuning, tmp_path):
         training(tuning, tmp_path / "run", resume=True)()
 
 
-@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
 def test_two_processes_train_the_adapters_of_one(sharding, tuning, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for processes_then, steps in ((2, 4), (1, 4), (2, 6)):  # sharded, told that there is nothing to do, and on

@@ -156,6 +156,7 @@ def test_pool_of_puma_goes_on_where_it_was(settings, tmp_path):
         training(settings, tmp_path / "whole", steps=11)()
 
 
+@pytest.mark.slow
 def test_kill_at_random_instants(settings, uninterrupted, tmp_path):
     random_kills(settings | {"checkpoint_every": 1}, tmp_path, uninterrupted, kills=8, seed=0)
 
