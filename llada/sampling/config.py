@@ -58,9 +58,8 @@ class SamplerConfig(Schema):
     edit_threshold: Annotated[float, Field(ge=0, le=1)] | None = None  # replace revealed tokens that another one beats
     edit_steps: Count | None = None  # predictions for edits alone, per block; None: 16
     early_exit: bool = False  # reveal all that is left once the model is sure of it (Prophet)
-    speculation: Annotated[int, Field(ge=2, le=MOST)] | None = (
-        None  # steps tried in one call: the same outcome in fewer calls
-    )
+    # steps tried in one call: the same outcome in fewer calls
+    speculation: Annotated[int, Field(ge=2, le=MOST)] | None = None
     longest: Whole | None = None  # the answer finds its length (DAEDAL), from gen_length to so many tokens; None: fixed
     insert_below: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: a mask less sure becomes 8; None: 0.1
     grow_until: Annotated[float, Field(ge=0, le=1)] | None = None  # longest: enough confidence in the end; None: 0.5

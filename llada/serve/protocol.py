@@ -164,9 +164,8 @@ class Reader:
         self, name: str | None, fields: dict[str, Any], most: int | None, *, fills: bool
     ) -> tuple[SamplerConfig, int]:
         """The sampler of a request, whose canvas is as many whole blocks as its answer needs; and its most tokens."""
-        if (
-            type(fields.get("top_p")) in (int, float) and fields["top_p"] == 1
-        ):  # clients' way of saying that nothing is cut off
+        # clients' way of saying that nothing is cut off
+        if type(fields.get("top_p")) in (int, float) and fields["top_p"] == 1:
             fields = {**fields, "top_p": None}
         try:
             chosen = self.sampler if name is None else SamplerConfig.named(_published(name))

@@ -4,8 +4,11 @@ from copy import deepcopy
 
 import pytest
 import torch
+from bad_values import write_backgrounds
 from hypothesis import HealthCheck, settings
-from small_model import small_model, small_tokenizer
+from small_model import model, tokenizer
+
+__all__ = ["model", "tokenizer"]
 
 settings.register_profile(
     "bad input",
@@ -26,14 +29,14 @@ def denormal_numbers():
     torch.set_flush_denormal(True)
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
-    return small_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def model(tokenizer):
-    return small_model(tokenizer)
+@pytest.fixture(scope="module")
+def backgrounds(tmp_path_factory):
+    """A working directory with the files that the field `background` of a sampler may name."""
+    folder = tmp_path_factory.mktemp("backgrounds")
+    write_backgrounds(folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from bad_values import FIELDS, PUBLISHED, TEXTS, VALUES, mutated, numbers_of_cases, write_backgrounds
+from bad_values import FIELDS, PUBLISHED, TEXTS, VALUES, mutated, numbers_of_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -15,6 +15,7 @@ from llada.serve.errors import RequestError
 from llada.serve.limits import Limits
 from llada.serve.protocol import Reader, Request
 
+pytestmark = pytest.mark.usefixtures("backgrounds")
 LIMITS = Limits(tokens=32, passes=64, choices=4, body_bytes=20_000)
 TEXT = {"model": "m", "prompt": ["a", "bc"], "max_tokens": 6, "n": 2, "seed": 3, "stop": ["x"], "stream": False}
 GAP = {"model": "m", "prompt": "a", "suffix": "b", "max_tokens": 4, "temperature": 0.5, "echo": True, "seed": 3}
@@ -39,15 +40,6 @@ BODIES = st.one_of(
     ),
     st.tuples(st.just("/v1/completions"), VALUES),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def backgrounds(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("backgrounds")
-    write_backgrounds(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from bad_values import numbers_of_cases, samplers, write_backgrounds
+from bad_values import numbers_of_cases, samplers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -12,21 +12,13 @@ from torch import Tensor
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import Generation, generate, infill
 
+pytestmark = pytest.mark.usefixtures("backgrounds")
 MASK, EOS = 0, 2
 PAD = EOS
 TOKEN = st.integers(1, 261)
 ODD_TOKEN = st.sampled_from([7, 8, MASK, -1, 262, 2**40])
 SEED = st.integers(0, 99)
 ODD_SEED = st.sampled_from([-(2**63), 2**63 - 1, 2**63, 10**30, 1.5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def backgrounds(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("backgrounds")
-    write_backgrounds(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        yield
 
 
 @st.composite

@@ -1,25 +1,5 @@
-"""A small model with random weights, as an object and as a folder."""
+"""The small model that is served, as an object and as a folder."""
 
-import pytest
-from small_model import small_model, small_tokenizer
+from small_model import model, served, tokenizer
 
-from llada.model.modeling import LLaDAForMaskedLM
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    return small_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def model(tokenizer) -> LLaDAForMaskedLM:
-    return small_model(tokenizer)
-
-
-@pytest.fixture(scope="session")
-def served(model, tokenizer, tmp_path_factory):
-    """The folder of the same model."""
-    folder = tmp_path_factory.mktemp("served") / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+__all__ = ["model", "served", "tokenizer"]
