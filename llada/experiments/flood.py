@@ -24,14 +24,15 @@ def run(settings: length.Settings, folder: Path) -> dict[str, Any]:
     """Scores by length, the tokens of the longest row that was learnt, and of the prompts that are asked."""
     lesson = settings.lesson.replace(long_terms=None, long_share=0.0)
     short = settings.replace(lesson=lesson.model_dump(exclude_unset=True))
-    (_, tokenizer, _), task = taught(short, folder)
+    model, task = taught(short, folder)
+    tokenizer = model.tokenizer
 
     def of_prompt(text: str) -> int:
         return len(encode_prompt(tokenizer, [{"role": "user", "content": text}]))
 
     rows = {(len(prompt), len(reply)): (prompt, reply) for prompt, reply in conversations(lesson)}  # one for each size
     prompts = [of_prompt(messages[-1]["content"]) for messages in task.conversations]
-    return sweep.run(short, folder) | {
+    return sweep.measure(model, task, short) | {
         "longest_row": max(of_prompt(prompt) + len(encode(tokenizer, reply)) + 2 for prompt, reply in rows.values()),
         "prompts": [min(prompts), max(prompts)],
     }

@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
+from llada.eval.task import Task
 from llada.experiments.chains import ChainSettings, scores, taught
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, accuracy, panels
 from llada.experiments.shares import percent_of
+from llada.experiments.student import Student
 from llada.sampling.config import SamplerConfig
 
 Line = list[tuple[float, SamplerConfig]]  # what was varied, and the sampler at it
@@ -54,8 +56,12 @@ def sweep(question: str, settings: type[SweepSettings], varied: Varied) -> Exper
 
 
 def run(settings: SweepSettings, folder: Path) -> dict[str, Any]:
-    """Scores of each line, in its order."""
-    model, task = taught(settings, folder)
+    """Scores of each line, in its order, of the model that has learnt the lesson."""
+    return measure(*taught(settings, folder), settings)
+
+
+def measure(model: Student, task: Task, settings: SweepSettings) -> dict[str, Any]:
+    """The same of this model on these questions."""
     lines = settings.lines()
     samplers = {(name, at): sampler for name, line in lines.items() for at, sampler in line}
     found = scores(model, task, samplers, batch_size=settings.batch_size)

@@ -81,7 +81,7 @@ class Reply:
     """The answers to a request. `cancel` must be called in the end, whatever happened."""
 
     def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase, scheduler: Scheduler):
-        """Asks for the answers. Raises FullError."""
+        """Asks for the answers. Raises as `Scheduler.submit`."""
         self.request = request
         self.choices = [Choice(tokenizer, request.stops) for _ in request.asked]
         self._told: asyncio.Queue[tuple[int, Progress]] = asyncio.Queue()
