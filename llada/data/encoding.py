@@ -80,7 +80,7 @@ def encode_chunks(
     try:
         for chunk in chunks:
             asked = texts(chunk)
-            with _explained(workers):
+            with _explained(workers, ValueError):  # as does a pool that closes while it starts a process
                 waiting.append((chunk, pool.submit(_encode, asked)))
             if len(waiting) > AHEAD * workers:
                 yield _taken(waiting, workers)
@@ -97,10 +97,11 @@ def _taken(waiting: deque[tuple[Chunk, Future[Encoded]]], workers: int) -> tuple
 
 
 @contextmanager
-def _explained(workers: int) -> Iterator[None]:
+def _explained(workers: int, *others: type[Exception]) -> Iterator[None]:
+    """Says what `others` also mean, beside what every broken pool raises (OSError where it was closing just then)."""
     try:
         yield
-    except (BrokenProcessPool, OSError) as error:  # OSError: the pool was closing just then
+    except (BrokenProcessPool, OSError, *others) as error:
         raise OSError(
             f"one of the {workers} processes that encode was killed, perhaps for want of memory; the same command with "
             "fewer --workers goes on"

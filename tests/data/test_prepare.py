@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import processes
 import pytest
@@ -404,6 +405,20 @@ def test_a_killed_process_is_explained(tokenizer):
 
     with pytest.raises(OSError, match="one of the 2 processes that encode was killed, perhaps for want of memory"):
         list(encode_chunks(chunks(), kill, tokenizer_state(tokenizer), 2))
+
+
+@pytest.mark.parametrize("error", [OSError("handle is closed"), ValueError("bad value(s) in fds_to_keep")])
+def test_a_process_killed_while_another_starts_is_explained(tokenizer, monkeypatch, error):
+    # the pool closes its pipes in a thread, and what starts a process then finds them closed or used anew
+    monkeypatch.setattr(encoding.ProcessPoolExecutor, "submit", Mock(side_effect=error))
+    with pytest.raises(OSError, match="one of the 2 processes that encode was killed"):
+        list(encode_chunks([["some text"]], list, tokenizer_state(tokenizer), 2))
+
+
+def test_what_texts_raise_is_not_taken_for_a_kill(tokenizer):
+    texts = Mock(side_effect=ValueError("no such column"))
+    with pytest.raises(ValueError, match=r"^no such column$"):
+        list(encode_chunks([["some text"]], texts, tokenizer_state(tokenizer), 2))
 
 
 def test_at_least_one_process_encodes(tokenizer):
