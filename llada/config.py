@@ -115,7 +115,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
             f"override {dotted[:40]!r}...: {len(parents) + 1} keys in one another; no setting lies so deep"
         )
     for parent in parents:
-        values = values.setdefault(parent, {})
+        inner: Any = values.setdefault(parent, {})
+        if isinstance(inner, str) and inner.endswith(".yaml"):  # a group of keys in a file of its own
+            inner = values[parent] = read_yaml(inner)
+        values = inner
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
     try:

@@ -36,8 +36,8 @@ def section(name: str, record: dict[str, Any]) -> str:
         f"![{name}](experiments/{name}.png)\n\n"
         f"```bash\nllada experiment {name}\n```\n\n"
         f"Settings: [`configs/experiment/{name}.yaml`](../configs/experiment/{name}.yaml). All numbers: "
-        f"[`experiments/{name}.json`](experiments/{name}.json), measured on {record['device']} with torch "
-        f"{record['torch']}.\n"
+        f"[`experiments/{name}.json`](experiments/{name}.json), measured in {record['seconds'] / 60:.0f} minutes on "
+        f"{record['device']} with torch {record['torch']}, {record['threads']} at a time.\n"
     )
 
 

@@ -7,28 +7,19 @@ before it is begun. A part of all chains, chosen by a hash, is never practised a
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
-from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import Field, field_validator, model_validator
-from tqdm import tqdm
+from pydantic import Field, model_validator
 
-from llada.config import Schema, read_yaml
-from llada.eval.answers import answer
-from llada.eval.intervals import wilson
-from llada.eval.measure import Timed, timed
+from llada.config import Schema
 from llada.eval.task import Task
-from llada.experiments.student import Pair, Recipe, Student, student
-from llada.sampling.config import SamplerConfig
+from llada.experiments.student import Pair, Recipe
 
 HIGHEST = 6  # terms are 1 to 6, as on dice
 TEST_SHARE = 0.1  # of all chains
-
-Name = TypeVar("Name")  # of a sampler, whatever names it
 
 
 class Chain(NamedTuple):
@@ -71,38 +62,6 @@ class Lesson(Schema):
         return self
 
 
-class ChainSettings(Schema):
-    """What a model has learnt, and what it is asked."""
-
-    lesson: Lesson  # or the YAML file that holds it, by which experiments share the model
-    questions: Annotated[int, Field(ge=2)]
-    batch_size: Annotated[int, Field(ge=1)] = 50
-
-    @field_validator("lesson", mode="before")
-    @classmethod
-    def _read(cls, value: Any) -> Any:
-        return read_yaml(value) if isinstance(value, str) else value
-
-
-class SamplerSettings(ChainSettings):
-    """And the samplers that answer."""
-
-    gen_length: Annotated[int, Field(ge=1)]
-    samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
-
-    @model_validator(mode="after")
-    def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name)
-        return self
-
-    def sampler(self, name: str) -> SamplerConfig:
-        """One of them, for answers of this length."""
-        sampler = SamplerConfig(gen_length=self.gen_length, **self.samplers[name])
-        sampler.check_lengths()
-        return sampler
-
-
 def chains(terms: Sequence[int], seed: str, *, asked: bool) -> Iterator[Chain]:
     """Without end, of these numbers of terms, of the questions or of the training data."""
     random = Random(seed)
@@ -134,33 +93,3 @@ def questions(lesson: Lesson, count: int) -> Task:
     if len(asked) < count:
         raise ValueError(f"questions={count} are more than there are chains of so few terms={lesson.terms}; ask fewer")
     return Task([[{"role": "user", "content": one.prompt}] for one in asked], [one.reply() for one in asked], "number")
-
-
-def taught(settings: ChainSettings, folder: Path) -> tuple[Student, Task]:
-    """The model, which experiments beside this folder share, and its questions."""
-    made = student(conversations(settings.lesson), settings.lesson.recipe, folder.parent / "models")
-    return made, questions(settings.lesson, settings.questions)
-
-
-def scores(
-    taught: Student, task: Task, samplers: Mapping[Name, SamplerConfig], *, batch_size: int
-) -> dict[Name, dict[str, Any]]:
-    """What each sampler does on the questions, as `summary` has it."""
-    found: dict[Name, dict[str, Any]] = {}
-    for name, sampler in tqdm(samplers.items(), unit="sampler", disable=None):
-        reply = partial(answer, taught.model, taught.tokenizer, sampler=sampler, batch_size=batch_size)
-        found[name] = summary(timed(reply, task, batch_size))
-    return found
-
-
-def summary(found: Timed) -> dict[str, Any]:
-    """Of answers as JSON has it: right ones with their interval, and means per answer."""
-    rows, right = len(found.right), sum(found.right)
-    return {
-        "right": right,
-        "rows": rows,
-        "interval": list(wilson(right, rows)),
-        "passes": sum(found.forward_passes) / rows,
-        "positions": sum(found.query_tokens) / rows,
-        "tokens": sum(found.tokens) / rows,  # up to and with the end of sequence
-    }

@@ -1,7 +1,8 @@
 """Accuracy against throughput (arXiv:2502.09992, figure 5), beside an autoregressive model with its KV cache.
 
 Both have the same sizes and learnt the same rows for the same number of steps. Times are of this machine, of answers in
-batches of `batch_size`; each is measured several times, in turn with all others, as machines have moods.
+batches of `batch_size`; each is measured several times, in turn with all others, as machines have moods, and compared
+with the autoregressive model's of the same turn.
 """
 
 import statistics
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from pydantic import Field, model_validator
 from rich.table import Table
 from tqdm import tqdm
@@ -18,17 +20,18 @@ from tqdm import tqdm
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.intervals import loss_limit
 from llada.eval.measure import Timed, timed
-from llada.experiments.chains import ChainSettings, conversations, questions, summary
+from llada.experiments.asking import Asking, summary
+from llada.experiments.chains import conversations
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, panels
-from llada.experiments.shares import error_bars, percent_of
-from llada.experiments.student import baseline, student
+from llada.experiments.figures import COLOURS, MARKERS, panels
+from llada.experiments.shares import error_bars, percent_of, tokens_of
+from llada.experiments.student import baseline
 from llada.sampling.config import SamplerConfig
 
 BASELINE = "autoregressive, KV cache"
 
 
-class Settings(ChainSettings):
+class Settings(Asking):
     gen_length: Annotated[int, Field(ge=1)]
     samplers: Annotated[dict[str, list[dict[str, Any]]], Field(min_length=1, max_length=len(COLOURS) - 1)]  # of a line
     repeats: Annotated[int, Field(ge=1)] = 3  # of the measurement of each time
@@ -47,9 +50,8 @@ class Settings(ChainSettings):
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers and answers per second of every sampler, and of the autoregressive model."""
-    pairs, models = conversations(settings.lesson), folder.parent / "models"
-    masked, causal = student(pairs, settings.lesson.recipe, models), baseline(pairs, settings.lesson.recipe, models)
-    task, size = questions(settings.lesson, settings.questions), settings.batch_size
+    lesson, task, size = settings.taught, settings.asked(), settings.batch_size
+    masked, causal = settings.student(folder), baseline(conversations(lesson), lesson.recipe, folder.parent / "models")
     replies = {
         (BASELINE, ""): partial(
             answer_autoregressively, causal.model, causal.tokenizer, longest=settings.gen_length, batch_size=size
@@ -88,18 +90,20 @@ def _score(found: Sequence[Timed], first: Timed) -> dict[str, Any]:
     """Of one sampler, with the answers that it lost and won against the baseline's, and its answers per second."""
     pairs = list(zip(first.right, found[0].right, strict=True))
     changes = {"lost": pairs.count((True, False)), "won": pairs.count((False, True))}
-    return summary(found[0]) | changes | {"rates": sorted(len(pairs) / one.seconds for one in found)}
+    return summary(found[0]) | changes | {"rates": [len(pairs) / one.seconds for one in found]}  # turn by turn
 
 
 def table(measured: Mapping[str, Any]) -> Table:
     """A row for each sampler."""
-    shown = Table("", "", "right (95 %)", "answers/s", "ratio", "lost at most", "forward passes", "tokens of an answer")
-    first = _rate(measured["lines"][BASELINE][0])
+    columns = ("answers/s", "ratio", "lost at most", "forward passes", "positions", "tokens of an answer")
+    shown = Table("", "", "right (95 %)", *columns)
+    first = measured["lines"][BASELINE][0]
     for name, line in measured["lines"].items():
         for one in line:
-            means = f"{one['passes']:.1f}", f"{one['tokens']:.1f}"
+            means = f"{one['passes']:.1f}", f"{one['positions']:.0f}", tokens_of(one)
             lost = "" if name == BASELINE else f"{_limit(one):.1%}"
-            shown.add_row(name, one["varied"], percent_of(one), _span(one), f"{_rate(one) / first:.2f}", lost, *means)
+            rates = _span(one["rates"], ".1f"), _span(_ratios(one, first), ".2f")
+            shown.add_row(name, one["varied"], percent_of(one), *rates, lost, *means)
     return shown
 
 
@@ -107,9 +111,14 @@ def _rate(one: Mapping[str, Any]) -> float:
     return statistics.median(one["rates"])
 
 
-def _span(one: Mapping[str, Any]) -> str:
-    """The median of the answers per second, with the lowest and the highest."""
-    return f"{_rate(one):.1f} ({min(one['rates']):.1f}–{max(one['rates']):.1f})"
+def _ratios(one: Mapping[str, Any], first: Mapping[str, Any]) -> list[float]:
+    """Answers per second as multiples of the baseline's, turn by turn."""
+    return [rate / of_first for rate, of_first in zip(one["rates"], first["rates"], strict=True)]
+
+
+def _span(values: Sequence[float], digits: str) -> str:
+    """The median with the lowest and the highest."""
+    return f"{statistics.median(values):{digits}} ({min(values):{digits}}–{max(values):{digits}})"
 
 
 def _limit(one: Mapping[str, Any]) -> float:
@@ -118,23 +127,28 @@ def _limit(one: Mapping[str, Any]) -> float:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """The fastest sampler that is shown to lose hardly any answers."""
+    """The fastest sampler that is shown to lose hardly any answers, and why it is."""
     first, tolerance = measured["lines"][BASELINE][0], measured["tolerance"]
     ratio = measured["compute"]["masked"] / measured["compute"]["autoregressive"]
     others = [(name, one) for name, line in measured["lines"].items() if name != BASELINE for one in line]
-    told = f"The autoregressive model is right in {percent_of(first)}, with {_span(first)} answers a second. "
-    asked = f"to lose at most {tolerance:.0%} of the answers against it (95 %, on the same questions)"
+    rates = _span(first["rates"], ".1f")
+    told = f"The autoregressive model is right in {percent_of(first)}, with {rates} answers a second. "
+    asked = f"to lose at most {tolerance:.0%} of the answers against it (95 %, on the questions it was chosen by)"
     equal = [(name, one) for name, one in others if _limit(one) <= tolerance]
     if not equal:
         name, best = min(others, key=lambda other: _limit(other[1]))
         told += f"No sampler is shown {asked}; nearest is {name} {best['varied']}: {percent_of(best)}"
     else:
         name, best = max(equal, key=lambda other: _rate(other[1]))
-        told += f"The fastest sampler that is shown {asked} is {name} {best['varied']}: {percent_of(best)}"
+        told += f"The fastest of {len(others)} samplers that is shown {asked} is {name} {best['varied']}: "
+        told += percent_of(best)
     return (
-        f"{told}, with {_span(best)} answers a second, {_rate(best) / _rate(first):.2f} times as many, in "
-        f"{best['passes']:.1f} passes for {best['tokens']:.1f} tokens ({measured['batch_size']} at a time; lowest and "
-        f"highest of {len(best['rates'])} measurements). Its training took {ratio:.2f} times the compute."
+        f"{told}, with {_span(best['rates'], '.1f')} answers a second, {_span(_ratios(best, first), '.2f')} times as "
+        f"many ({measured['batch_size']} at a time; lowest and highest of {len(best['rates'])} turns). An answer of it "
+        f"has {best['tokens']:.1f} tokens, takes {best['passes']:.1f} calls of the network and computes "
+        f"{best['positions']:.0f} positions; one of the autoregressive model {first['tokens']:.1f}, "
+        f"{first['passes']:.1f} and {first['positions']:.0f}: fewer calls win where a call costs more than its "
+        f"arithmetic, as in so small a model. Its training took {ratio:.2f} times the compute."
     )
 
 
@@ -142,16 +156,26 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     """Accuracy against answers per second, a line for each kind of sampler. Intervals are of 95 %."""
     figure, (axis,) = panels(1, width=7.0, height=4.6)
     colours = (COLOURS[-1], *COLOURS[:-1])
-    for (name, line), colour in zip(measured["lines"].items(), colours, strict=False):
+    for number, ((name, line), marker) in enumerate(zip(measured["lines"].items(), MARKERS, strict=False)):
         points = sorted(line, key=_rate)
         rates = [_rate(one) for one in points]
         shares, reach = error_bars((one["right"], one["rows"]) for one in points)
-        across = [[_rate(one) - one["rates"][0] for one in points], [one["rates"][-1] - _rate(one) for one in points]]
-        axis.errorbar(
-            rates, shares, reach, across, fmt="o-", markersize=4, linewidth=1.2, capsize=2, color=colour, label=name
-        )
+        across = [
+            [_rate(one) - min(one["rates"]) for one in points],
+            [max(one["rates"]) - _rate(one) for one in points],
+        ]
+        how = {"color": colours[number], "marker": marker, "markersize": 5, "linewidth": 1.2, "capsize": 2}
+        axis.errorbar(rates, shares, reach, across, label=name, **how)
         for one, x, y in zip(points, rates, shares, strict=True):
-            axis.annotate(one["varied"], (x, y), (4, -10), textcoords="offset points", fontsize=8, color=colour)
+            axis.annotate(
+                one["varied"],
+                (x, y),
+                (5, -11 - 9 * (number - 1)),
+                textcoords="offset points",
+                fontsize=8,
+                color=colours[number],
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(f"answers per second, {measured['batch_size']} at a time; median, lowest and highest")

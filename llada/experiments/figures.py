@@ -19,6 +19,8 @@ COLOURS = (
     "#e69f00",
     "#000000",
 )  # told apart by all (Okabe, Ito)
+MARKERS = "osD^vP*"  # of the same lines
+_LINE: Any = {"markersize": 5, "markerfacecolor": "none", "linewidth": 1.2, "capsize": 2}
 _STYLE: Any = {"svg.hashsalt": "llada", "svg.fonttype": "none"}
 
 
@@ -34,11 +36,20 @@ def panels(count: int, *, width: float = 5.0, height: float = 3.8) -> tuple[Figu
     return figure, axes
 
 
-def accuracy(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], label: str, colour: str) -> None:
-    """A line of shares of right answers, in percent, with their intervals of 95 %; as `chains.summary` has them."""
+def accuracy(
+    axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], label: str, colour: str, marker: str
+) -> None:
+    """A line of shares of right answers, in percent, with their intervals of 95 %; as `asking.summary` has them."""
     bars = error_bars((one["right"], one["rows"]) for one in scores)
-    axis.errorbar(x, *bars, fmt="o-", markersize=4, linewidth=1.2, capsize=2, color=colour, label=label)
-    axis.set(ylabel="right answers, %", ylim=(-2, 102))
+    axis.errorbar(x, *bars, marker=marker, color=colour, label=label, **_LINE)
+    axis.set(ylabel="right answers, %", ylim=(-2, 104))
+
+
+def lengths(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], colour: str, marker: str) -> None:
+    """A line of mean lengths of the answers, with their intervals of 95 %."""
+    tokens, reach = [one["tokens"] for one in scores], [1.96 * one["tokens_stderr"] for one in scores]
+    axis.errorbar(x, tokens, reach, marker=marker, color=colour, **_LINE)
+    axis.set(ylabel="mean tokens of an answer, with its end")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.experiments import length, sweep
-from llada.experiments.chains import conversations, taught
+from llada.experiments.chains import conversations
 from llada.experiments.experiment import Experiment
 
 VARIED = sweep.Varied("tokens of the canvas")
@@ -22,9 +22,9 @@ VARIED = sweep.Varied("tokens of the canvas")
 
 def run(settings: length.Settings, folder: Path) -> dict[str, Any]:
     """Scores by length, the tokens of the longest row that was learnt, and of the prompts that are asked."""
-    lesson = settings.lesson.replace(long_terms=None, long_share=0.0)
+    lesson = settings.taught.replace(long_terms=None, long_share=0.0)
     short = settings.replace(lesson=lesson.model_dump(exclude_unset=True))
-    model, task = taught(short, folder)
+    model, task = short.student(folder), short.asked()
     tokenizer = model.tokenizer
 
     def of_prompt(text: str) -> int:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
@@ -13,21 +14,22 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import left_padded
-from llada.experiments.chains import SamplerSettings, taught
+from llada.experiments.asking import AskingSamplers
 from llada.experiments.experiment import Experiment
 from llada.sampling.generate import canvas_of, generation_states
 from llada.sampling.trace import Kind, Recorder, Trace
 from llada.sampling.trace_measures import ar_ness
-from llada.show.picture import boxes, lines_of
+from llada.show.picture import ACROSS, boxes, lines_of, width_of
 from llada.show.pieces import END
 
 
-class Settings(SamplerSettings):
+class Settings(AskingSamplers):
     shown: Annotated[int, Field(ge=0)] = 0  # the number of the question that is drawn
 
     @model_validator(mode="after")
@@ -39,21 +41,39 @@ class Settings(SamplerSettings):
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """The steps of one answer's tokens, and how far all answers were written from left to right, by sampler."""
-    (model, tokenizer, _), task = taught(settings, folder)
+    (model, tokenizer, _), task = settings.student(folder), settings.asked()
     pad = cast(int, tokenizer.pad_token_id)
-    prompt, attention_mask = left_padded([encode_prompt(tokenizer, asked) for asked in task.conversations], pad)
+    padded = left_padded([encode_prompt(tokenizer, asked) for asked in task.conversations], pad)
+    prompt, attention_mask = (part.to(model.device) for part in padded)
+    ends = torch.tensor(tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eos, SPECIAL_TOKENS.eot]))
     samplers = {}
     for name in settings.samplers:
         sampler = settings.sampler(name)
         recorder = Recorder(canvas_of(model, prompt, sampler), model.config.mask_token_id)
         for _ in recorder.watch(generation_states(model, prompt, attention_mask, sampler)):
             pass
-        how = ar_ness(recorder.trace, 1)
+        how = ar_ness(of_answers(recorder.trace, prompt.shape[1], ends), 1)
         samplers[name] = _shown(recorder.trace, settings.shown, prompt.shape[1], tokenizer) | {
-            "local": how.local_at_k.tolist(),
-            "leftmost": how.global_at_k.tolist(),
+            "local": _known(how.local_at_k),
+            "leftmost": _known(how.global_at_k),
         }
-    return {"prompt": task.conversations[settings.shown][0]["content"], "samplers": samplers}
+    return {"prompt": task.conversations[settings.shown][-1]["content"], "samplers": samplers}
+
+
+def of_answers(trace: Trace, start: int, ends: Tensor) -> Trace:
+    """The same without the first end after `start` and what is behind it, where the order tells nothing of a text."""
+    behind = torch.isin(trace.final, ends)
+    behind[:, :start] = False
+    behind = behind.cumsum(dim=1) > 0
+    kept = ~behind[trace.row, trace.position]
+    columns = ("step", "row", "position", "token", "kind", "probability", "alternatives", "alternative_probability")
+    canvas = trace.canvas.masked_scatter(behind, trace.final[behind])
+    return replace(trace, canvas=canvas, **{name: getattr(trace, name)[kept] for name in columns})
+
+
+def _known(values: Tensor) -> list[float]:
+    """Of the answers with enough tokens."""
+    return values[~values.isnan()].tolist()
 
 
 def _shown(trace: Trace, row: int, start: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -78,12 +98,14 @@ def finding(measured: Mapping[str, Any]) -> str:
     """How far from left to right each is."""
     told = [f"{name} {_share(one['leftmost'])}" for name, one in measured["samplers"].items()]
     return (
-        f"Share of reveals that fix the leftmost mask, of {len(next(iter(measured['samplers'].values()))['leftmost'])} "
-        f"answers: {', '.join(told)}."
+        "Share of the tokens of an answer, without its end, that were revealed while they were the leftmost mask (mean "
+        f"of {len(next(iter(measured['samplers'].values()))['leftmost'])} answers): {', '.join(told)}."
     )
 
 
 def _share(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "unknown"  # answers without a token
     mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
     return f"{mean:.1%} ± {2 * error:.1%}"
 
@@ -97,12 +119,14 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     }
     norm = Normalize(1, max(max(one["steps"]) for one in samplers.values()))
     height = sum(0.45 + 0.27 * lines_of(text) for text in texts.values())
-    figure = Figure(figsize=(9.2, 0.7 + height), layout="constrained")
+    width = max(map(width_of, texts.values()))
+    figure = Figure(figsize=(1.2 + 8 * width / ACROSS, 0.7 + height), layout="constrained")
     figure.suptitle(f"{measured['prompt']}    ({END} is an end)", fontsize=10, family="monospace")
     axes = [figure.add_subplot(len(samplers), 1, number + 1) for number in range(len(samplers))]
     for axis, (name, one) in zip(axes, samplers.items(), strict=True):
         boxes(axis, texts[name], [colormaps["viridis"](norm(step)) for step in one["steps"]])
-        axis.set_title(name, loc="left", fontsize=9)
+        axis.set_xlim(0, width)
+        axis.set_title(f"{name}; leftmost mask first: {_share(one['leftmost'])}", loc="left", fontsize=9)
     figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, label="step that fixed the token", shrink=0.8)
     return figure
 

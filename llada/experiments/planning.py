@@ -28,6 +28,7 @@ from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.shares import error_bars
+from llada.experiments.student import device
 from llada.experiments.sudoku import Box, random_puzzles
 from llada.experiments.sudoku_corpus import SMALLEST, sudoku_corpus, tokens_of
 from llada.model.checkpoint import load_pretrained
@@ -163,7 +164,7 @@ def _trained(output: Path, step: int) -> tuple[LLaDAForMaskedLM, PreTrainedToken
             f"{output} has no checkpoint of step {step}; it was made with another measure_at: remove it, or name "
             "another folder"
         )
-    model, tokenizer = load_pretrained(checkpoint / "model", device="cuda" if torch.cuda.is_available() else None)
+    model, tokenizer = load_pretrained(checkpoint / "model", device=device())
     assert tokenizer is not None
     return model, tokenizer
 

@@ -5,48 +5,65 @@ tells what follows where that padding was short.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 from matplotlib.figure import Figure
+from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.experiments.chains import SamplerSettings, scores, taught
+from llada.experiments.asking import AskingSamplers, scores
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, panels
-from llada.experiments.shares import error_bars, percent_of
+from llada.experiments.figures import COLOURS, MARKERS, panels
+from llada.experiments.shares import error_bars, percent_of, tokens_of
 
 
-def run(settings: SamplerSettings, folder: Path) -> dict[str, Any]:
-    """Right answers, their length and what they cost, by sampler."""
-    model, task = taught(settings, folder)
-    samplers = {name: settings.sampler(name) for name in settings.samplers}
+class Settings(AskingSamplers):
+    steps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=len(COLOURS))]  # of all samplers
+
+    @model_validator(mode="after")
+    def _of_all(self) -> Self:
+        for name in self.samplers:
+            for steps in self.steps:
+                self.sampler(name, steps=steps)
+        return self
+
+
+def run(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Right answers, their length and what they cost, by sampler and steps."""
+    model, task = settings.student(folder), settings.asked()
     encoded = [len(model.tokenizer.encode(text, add_special_tokens=False)) for text in task.expected]
+    every = product(settings.samplers, settings.steps)
+    samplers = {(name, steps): settings.sampler(name, steps=steps) for name, steps in every}
+    found = scores(model, task, samplers, batch_size=settings.batch_size)
     return {
+        "gen_length": settings.gen_length,
         "expected_tokens": sum(encoded) / len(encoded) + 2,  # with the end of turn and that of the sequence
-        "samplers": scores(model, task, samplers, batch_size=settings.batch_size),
+        "steps": {str(steps): {name: found[name, steps] for name in settings.samplers} for steps in settings.steps},
     }
 
 
 def table(measured: Mapping[str, Any]) -> Table:
-    """A row for each sampler."""
-    shown = Table("", "right (95 %)", "forward passes", "tokens of an answer")
-    for name, one in measured["samplers"].items():
-        shown.add_row(name, percent_of(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+    """A row for each sampler and number of steps."""
+    shown = Table("", "steps", "right (95 %)", "forward passes", "tokens of an answer")
+    for steps, found in measured["steps"].items():
+        for name, one in found.items():
+            shown.add_row(name, steps, percent_of(one), f"{one['passes']:.1f}", tokens_of(one))
     return shown
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """The best and the worst, and the shortest answers, with all that are equal to them."""
-    found = measured["samplers"]
-    best, worst = (_equal(found, "right", choose) for choose in (max, min))
-    shortest = _equal(found, "tokens", min)
-    return (
-        f"Most answers are right with {' and '.join(best)}: {percent_of(found[best[0]])}; fewest with "
-        f"{' and '.join(worst)}: {percent_of(found[worst[0]])}. The shortest answers are those of "
-        f"{' and '.join(shortest)}: {found[shortest[0]]['tokens']:.1f} tokens, where the plain working takes "
-        f"{measured['expected_tokens']:.1f}."
-    )
+    """The best and the worst for each number of steps, and the shortest answers, with all that are equal to them."""
+    told = []
+    for steps, found in measured["steps"].items():
+        best, worst, shortest = (_equal(found, *of) for of in (("right", max), ("right", min), ("tokens", min)))
+        told.append(
+            f"In {steps} steps most answers are right with {' and '.join(best)}: {percent_of(found[best[0]])}; fewest "
+            f"with {' and '.join(worst)}: {percent_of(found[worst[0]])}; shortest are those of "
+            f"{' and '.join(shortest)}: {tokens_of(found[shortest[0]])} tokens."
+        )
+    return f"{' '.join(told)} The plain working takes {measured['expected_tokens']:.1f} tokens."
 
 
 def _equal(found: Mapping[str, Any], key: str, choose: Callable[[Iterable[float]], float]) -> list[str]:
@@ -56,25 +73,31 @@ def _equal(found: Mapping[str, Any], key: str, choose: Callable[[Iterable[float]
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:
-    """Accuracy and length of answers, a line for each sampler. Intervals are of 95 %."""
-    found = measured["samplers"]
-    figure, (left, right) = panels(2, width=4.6, height=1.2 + 0.27 * len(found))
-    places = range(len(found))
-    shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
-    left.errorbar(shares, places, xerr=reach, fmt="o", color=COLOURS[0])
-    left.set(yticks=places, yticklabels=list(found), xlabel="right answers, %", xlim=(-2, 102))
-    right.plot([one["tokens"] for one in found.values()], places, "o", color=COLOURS[1])
-    right.axvline(measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working")
-    right.set(yticks=places, yticklabels=[], xlabel="mean tokens of an answer, with its end", xlim=(0, None))
-    right.legend()
+    """Accuracy and length of answers, a row for each sampler. Intervals are of 95 %."""
+    names = list(next(iter(measured["steps"].values())))
+    figure, (left, right) = panels(2, width=4.6, height=1.4 + 0.3 * len(names))
+    for number, (steps, found) in enumerate(measured["steps"].items()):
+        how = {"fmt": MARKERS[number], "color": COLOURS[number], "markersize": 5}
+        places = [place + 0.3 * ((number + 0.5) / len(measured["steps"]) - 0.5) for place in range(len(names))]
+        shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
+        left.errorbar(shares, places, xerr=reach, label=f"{steps} steps", **how)
+        tokens, errors = zip(*((one["tokens"], 1.96 * one["tokens_stderr"]) for one in found.values()), strict=True)
+        right.errorbar(tokens, places, xerr=errors, **how)
+    left.set(yticks=range(len(names)), yticklabels=names, xlabel="right answers, %", xlim=(-2, 104))
+    right.axvline(
+        measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working", zorder=0
+    )
+    right.set(yticks=range(len(names)), yticklabels=[], xlabel="mean tokens of an answer, with its end", xlim=(0, None))
     for axis in (left, right):
-        axis.set_ylim(len(found) - 0.5, -0.5)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+    (of_left, names_left), (of_right, names_right) = (a.get_legend_handles_labels() for a in (left, right))
+    figure.legend(of_left + of_right, names_left + names_right, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 
 EXPERIMENT = Experiment(
     question="Which sampler answers best, and how long are its answers?",
-    settings=SamplerSettings,
+    settings=Settings,
     run=run,
     table=table,
     finding=finding,

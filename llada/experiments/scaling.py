@@ -1,17 +1,20 @@
 """Held-out loss against compute (arXiv:2410.18514; arXiv:2502.09992, section 3.2), of masked and autoregressive models.
 
 Compute is 6 N D: N parameters without embeddings, D tokens. Models of several sizes are measured while they train at a
-constant learning rate, as the paper's were. Of a masked model the loss is a bound, which it may be better than.
+constant learning rate, as the paper's were: at each of some rates, of which every kind and size has its best one. Of a
+masked model the loss is a bound, which it may be better than.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from pydantic import Field, model_validator
 from rich.table import Table
 
@@ -26,6 +29,7 @@ from llada.train.journal import read_log
 from llada.train.run import train
 
 KINDS = ("masked", "autoregressive")
+Point = tuple[float, float]  # compute, loss
 
 
 class Settings(Schema):
@@ -37,23 +41,31 @@ class Settings(Schema):
     training: dict[str, Any]  # as in configs/pretrain, of both kinds
     masked: dict[str, Any]  # and of one alone
     autoregressive: dict[str, Any]
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]  # that both kinds try
+    fit_from: Annotated[int, Field(ge=0)] = 0  # the step before which a run is not at its power law yet
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
         if self.data is not None and (self.vocab_size, self.max_bytes) != (None, None):
             raise ValueError("vocab_size and max_bytes have no effect on data that is prepared; leave them out")
+        for values in (self.training, self.masked, self.autoregressive):
+            if "learning_rate" in values.get("optim", {}):
+                raise ValueError("learning_rates says what is tried; leave learning_rate out of optim")
         for name in self.sizes:
             for kind in KINDS:
-                if self.config(kind, name, Path(), Path()).evaluate_every is None:
+                config = self.config(kind, name, self.learning_rates[0], Path(), Path())
+                if config.evaluate_every is None:
                     raise ValueError("training.evaluate_every is missing; the loss is measured so often")
+                if self.fit_from > config.steps:
+                    raise ValueError(f"fit_from={self.fit_from} is after the last of {config.steps} steps")
         return self
 
-    def config(self, kind: str, size: str, data: Path, folder: Path) -> PretrainConfig:
-        """The run of a model of this kind and size."""
+    def config(self, kind: str, size: str, rate: float, data: Path, folder: Path) -> PretrainConfig:
+        """The run of a model of this kind and size at this learning rate."""
         own = self.autoregressive | {"objective": "autoregressive"} if kind == "autoregressive" else self.masked
-        files = {"data": str(data), "output": str(folder / f"{kind}-{size}")}
-        values: dict[str, Any] = {**self.training, **own, **files, "model": self.model | self.sizes[size]}
-        return PretrainConfig(**values)
+        values: dict[str, Any] = {**self.training, **own, "model": self.model | self.sizes[size]}
+        values["optim"] = self.training.get("optim", {}) | own.get("optim", {}) | {"learning_rate": rate}
+        return PretrainConfig(**values, data=str(data), output=str(folder / f"{kind}-{size}-{rate:g}"))
 
 
 class Fit(NamedTuple):
@@ -67,7 +79,7 @@ class Fit(NamedTuple):
         return math.exp(self.intercept - self.exponent * math.log(compute))
 
 
-def power_law(points: Sequence[tuple[float, float]]) -> Fit:
+def power_law(points: Sequence[Point]) -> Fit:
     """Through (compute, loss), by least squares of their logarithms. Raises ValueError for fewer than 3 points."""
     if len(points) < 3:
         raise ValueError(f"a fit with an error needs at least 3 points, not {len(points)}; measure more often")
@@ -79,16 +91,16 @@ def power_law(points: Sequence[tuple[float, float]]) -> Fit:
     return Fit(float(y.mean() - slope * x.mean()), -slope, stderr)
 
 
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def frontier(points: Sequence[Point]) -> list[Point]:
     """The points (compute, loss) that no other one beats with the same or less compute, by compute."""
-    best: list[tuple[float, float]] = []
+    best: list[Point] = []
     for compute, loss in sorted(points):
         if not best or loss < best[-1][1]:
             best.append((compute, loss))
     return best
 
 
-def compute_for(points: Sequence[tuple[float, float]], loss: float) -> float | None:
+def compute_for(points: Sequence[Point], loss: float) -> float | None:
     """Between the points (compute, loss) of the frontier, on lines of their logarithms; None where none are around."""
     x, y = np.log(np.array(frontier(points))).T
     if not y[-1] <= math.log(loss) <= y[0]:
@@ -97,31 +109,56 @@ def compute_for(points: Sequence[tuple[float, float]], loss: float) -> float | N
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Compute, steps and loss of every model as it trains; fits of the frontiers; the compute for a loss of both."""
+    """Compute, steps and loss of every model as it trains; which learning rates are best; fits; compute for a loss."""
     data = _data(settings, folder)
     points = []
-    for size in settings.sizes:
-        for kind in KINDS:
-            train(config := settings.config(kind, size, data, folder), resume=True)
-            log = read_log(config.output)
-            points += [
-                {"kind": kind, "size": size, "flops": record["flops"], "step": record["step"]}
-                | {"loss": record["bound"], "stderr": record["bound_stderr"]}
-                for record in log
-                if "bound" in record
-            ]
-    fits = {kind: power_law(frontier(_of(points, kind))) for kind in KINDS}
-    worst = max(min(loss for _, loss in _of(points, kind)) for kind in KINDS)
-    compute = {kind: compute_for(_of(points, kind), worst) for kind in KINDS}
+    for size, kind, rate in product(settings.sizes, KINDS, settings.learning_rates):
+        train(config := settings.config(kind, size, rate, data, folder), resume=True)
+        points += [
+            {"kind": kind, "size": size, "rate": rate, "flops": record["flops"], "step": record["step"]}
+            | {"loss": record["bound"], "stderr": record["bound_stderr"]}
+            for record in read_log(config.output)
+            if "bound" in record
+        ]
+    best = {kind: {size: _best_rate(points, kind, size) for size in settings.sizes} for kind in KINDS}
+    chosen = {
+        kind: [one for one in points if one["kind"] == kind and one["rate"] == best[kind][one["size"]]]
+        for kind in KINDS
+    }
+    late = {kind: [one for one in chosen[kind] if one["step"] >= settings.fit_from] for kind in KINDS}
     return {
         "points": points,
-        "fits": {kind: fit._asdict() for kind, fit in fits.items()},
-        "reached": {"loss": worst, "compute": compute},
+        "best_rates": best,
+        "fit_from": settings.fit_from,
+        "fits": {kind: power_law(frontier(_curve(late[kind])))._asdict() for kind in KINDS},
+        "reached": [_reached(chosen, size) for size in settings.sizes],
     }
 
 
-def _of(points: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:
-    return [(one["flops"], one["loss"]) for one in points if one["kind"] == kind]
+def _best_rate(points: Sequence[Mapping[str, Any]], kind: str, size: str) -> float:
+    """With which a model has the lowest of all its losses."""
+    return min((one["loss"], one["rate"]) for one in points if (one["kind"], one["size"]) == (kind, size))[1]
+
+
+def _curve(points: Sequence[Mapping[str, Any]], errors: float = 0.0) -> list[Point]:
+    """(compute, loss), the losses higher by so many standard errors."""
+    return [(one["flops"], one["loss"] + errors * one["stderr"]) for one in points]
+
+
+def _reached(chosen: Mapping[str, Sequence[Mapping[str, Any]]], size: str) -> dict[str, Any]:
+    """The loss that the masked model of this size is shown to reach, and the compute of both kinds for it.
+
+    That is its lowest bound and two standard errors; for the compute of masked models bounds are taken two standard
+    errors lower and higher.
+    """
+    loss = min(loss for one in chosen["masked"] if one["size"] == size for _, loss in _curve([one], 2))
+    masked, causal = chosen["masked"], chosen["autoregressive"]
+    return {
+        "size": size,
+        "loss": loss,
+        "masked": [compute_for(_curve(masked, errors), loss) for errors in (-2, 2)],
+        "autoregressive": compute_for(_curve(causal), loss),
+    }
 
 
 def _data(settings: Settings, folder: Path) -> Path:
@@ -138,56 +175,81 @@ def _data(settings: Settings, folder: Path) -> Path:
 
 def table(measured: Mapping[str, Any]) -> Table:
     """The last point of each model."""
-    last = {(one["kind"], one["size"]): one for one in measured["points"]}
-    shown = Table("", "size", "FLOPs", "steps", "held-out loss, nats per token")
-    for (kind, size), one in last.items():
+    last = {(one["kind"], one["size"], one["rate"]): one for one in measured["points"]}
+    shown = Table("", "size", "learning rate", "FLOPs", "steps", "held-out loss, nats per token")
+    for (kind, size, rate), one in last.items():
         loss = f"{'≤ ' if kind == 'masked' else ''}{one['loss']:.3f} ± {2 * one['stderr']:.3f}"
-        shown.add_row(kind, size, f"{one['flops']:.2e}", str(one["step"]), loss)
+        best = " (best)" if rate == measured["best_rates"][kind][size] else ""
+        shown.add_row(kind, size, f"{rate:g}{best}", f"{one['flops']:.2e}", str(one["step"]), loss)
     return shown
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """Exponents, and how much more compute the bound takes for the best loss that both kinds reach."""
-    loss, (masked, autoregressive) = measured["reached"]["loss"], measured["reached"]["compute"].values()
-    fits = [f"{kind} {fit['exponent']:.3f}" for kind, fit in measured["fits"].items()]
-    told = f"Loss falls with compute to the power of minus {', '.join(fits)}, as lines through all points tell. "
-    if masked is None or autoregressive is None:
-        return told + f"Before its first measurement one kind is below {loss:.2f} nats per token, the other's best."
-    return told + (
-        f"For {loss:.2f} nats per token the masked model's bound takes {masked:.1e} FLOPs, the autoregressive model "
-        f"{autoregressive:.1e}: {masked / autoregressive:.0f} times as many (16 in arXiv:2410.18514, at 1e18 to 1e20)."
+    """Exponents, and how much more compute the bound takes for losses that both kinds reach."""
+    fits = [f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f}" for kind, fit in measured["fits"].items()]
+    told = [
+        f"{one['loss']:.2f} nats {_times(one['masked'], one['autoregressive'])}"
+        for one in measured["reached"]
+        if one["autoregressive"] and any(one["masked"])
+    ]
+    rates = [
+        f"{kind} {', '.join(f'{rate:g} for {size}' for size, rate in best.items())}"
+        for kind, best in measured["best_rates"].items()
+    ]
+    return (
+        f"From step {measured['fit_from']} on loss falls with compute to the power of minus {', '.join(fits)} (a line "
+        "through the frontier, as if its points were independent), of a bound and of a likelihood. "
+        f"Of each kind and size the best learning rate of those tried counts: {'; '.join(rates)}. For the losses that "
+        "masked models are shown to reach they take, as multiples of the autoregressive models' compute: "
+        f"{', '.join(told) or 'none that both kinds have'}. The multiple grows, as small autoregressive models have "
+        "these losses in their first steps, in which masked ones learn no more than how frequent tokens are; at 1e18 "
+        "to 1e20 FLOPs arXiv:2410.18514 found 16."
     )
+
+
+def _times(masked: Sequence[float | None], autoregressive: float) -> str:
+    low, high = (None if compute is None else compute / autoregressive for compute in masked)
+    if low is None or high is None:
+        return f"{'more' if high is None else 'less'} than {(low or high or 0):.0f}"
+    return f"{low:.0f} to {high:.0f}"
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:
     """Loss against compute with the fits; beside it the paper's scores."""
-    figure, (left, middle, right) = panels(3, width=4.6)
+    figure, (left, middle, right) = panels(3, width=4.6, height=4.4)
     sizes = list(dict.fromkeys(one["size"] for one in measured["points"]))
-    for kind, marker in zip(KINDS, "os", strict=True):
-        for number, size in enumerate(sizes):
-            line = [one for one in measured["points"] if (one["kind"], one["size"]) == (kind, size)]
-            left.errorbar(
-                [one["flops"] for one in line],
-                [one["loss"] for one in line],
-                [1.96 * one["stderr"] for one in line],
-                marker=marker,
-                markersize=3,
-                linewidth=0.8,
-                color=COLOURS[number],
-                markerfacecolor=COLOURS[number] if kind == "masked" else "white",
-                label=f"{kind}, {size}",
-            )
-        compute = [one["flops"] for one in measured["points"] if one["kind"] == kind]
+    rates = dict.fromkeys(one["rate"] for one in measured["points"])
+    for (kind, marker), (number, size), rate in product(zip(KINDS, "os", strict=True), enumerate(sizes), rates):
+        line = [one for one in measured["points"] if (one["kind"], one["size"], one["rate"]) == (kind, size, rate)]
+        compute, loss, colour = [one["flops"] for one in line], [one["loss"] for one in line], COLOURS[number]
+        if rate != measured["best_rates"][kind][size]:
+            left.plot(compute, loss, color=colour, linewidth=0.6, alpha=0.4)
+            continue
+        left.errorbar(
+            compute,
+            loss,
+            [1.96 * one["stderr"] for one in line],
+            marker=marker,
+            markersize=3,
+            linewidth=0.8,
+            color=colour,
+            markerfacecolor=colour if kind == "masked" else "white",
+            label=f"{kind}, {size}",
+        )
+    for kind, style in zip(KINDS, ("--", ":"), strict=True):
         fit = Fit(**measured["fits"][kind])
+        compute = [one["flops"] for one in measured["points"] if one["step"] >= measured["fit_from"]]
         x = np.geomspace(min(compute), max(compute), 20)
-        left.plot(x, [fit.loss(c) for c in x], color="0.3", linestyle="--" if kind == "masked" else ":", linewidth=1)
+        label = f"{kind}, fit: exponent {fit.exponent:.3f} ± {2 * fit.stderr:.3f}"
+        left.plot(x, [fit.loss(c) for c in x], color="0.2", linestyle=style, linewidth=1.4, label=label, zorder=3)
     left.set(xscale="log", yscale="log", xlabel="FLOPs (6 N D)", ylabel="held-out loss, nats per token")
-    left.yaxis.set_major_formatter("{x:.1f}")
-    left.yaxis.set_minor_formatter("{x:.1f}")
-    left.set_title("measured here; dashed, dotted: fits", fontsize=10)
+    left.yaxis.set_major_locator(MaxNLocator(7))
+    left.yaxis.set_minor_locator(NullLocator())
+    left.yaxis.set_major_formatter("{x:g}")
+    left.set_title("measured here; pale: other learning rates", fontsize=10)
     _published(middle, 1, "MMLU, %")
     _published(right, 2, "GSM8K, %")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
     figure.legend(*middle.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)  # of right, too
     return figure
 

@@ -17,6 +17,11 @@ def percent_of(score: Mapping[str, Any]) -> str:
     return percent(score["right"], score["rows"])
 
 
+def tokens_of(score: Mapping[str, Any]) -> str:
+    """The mean tokens of an answer, with two standard errors."""
+    return f"{score['tokens']:.1f} ± {2 * score['tokens_stderr']:.1f}"
+
+
 def error_bars(counts: Iterable[tuple[int, int]]) -> tuple[list[float], list[list[float]]]:
     """Shares in per cent of (right, rows), and how far their intervals reach below and above, as matplotlib has it."""
     shares, below, above = [], [], []

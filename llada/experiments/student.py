@@ -61,7 +61,7 @@ class Baseline(NamedTuple):
 def student(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Student:
     """The mask predictor that these pairs made; it is trained, or trained further, where the folder has it not yet."""
     run = _trained(pairs, recipe, folder, causal=False)
-    model, tokenizer = load_pretrained(run / "model")
+    model, tokenizer = load_pretrained(run / "model", device=device())
     assert tokenizer is not None
     return Student(model, tokenizer, read_log(run)[-1])
 
@@ -71,7 +71,13 @@ def baseline(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Baseline:
     run = _trained(pairs, recipe, folder, causal=True)
     model, tokenizer = load_autoregressive(run / "model")
     assert tokenizer is not None
+    torch.nn.Module.to(model, device())
     return Baseline(model, tokenizer, read_log(run)[-1])
+
+
+def device() -> torch.device:
+    """Where models are asked: on the device of training."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _trained(pairs: Sequence[Pair], recipe: Recipe, folder: Path, *, causal: bool) -> Path:

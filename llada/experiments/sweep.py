@@ -1,4 +1,4 @@
-"""Samplers on chains while one thing is varied: what the experiments of steps, length and guidance have in common."""
+"""Samplers while one thing is varied: what the experiments of steps, length and guidance have in common."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from rich.table import Table
 
 from llada.eval.task import Task
-from llada.experiments.chains import ChainSettings, scores, taught
+from llada.experiments.asking import Asking, scores
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, accuracy, panels
-from llada.experiments.shares import percent_of
+from llada.experiments.figures import COLOURS, MARKERS, accuracy, lengths, panels
+from llada.experiments.shares import percent_of, tokens_of
 from llada.experiments.student import Student
 from llada.sampling.config import SamplerConfig
 
@@ -21,7 +21,7 @@ Line = list[tuple[float, SamplerConfig]]  # what was varied, and the sampler at 
 Samplers = Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=len(COLOURS) - 1)]
 
 
-class SweepSettings(ChainSettings):
+class SweepSettings(Asking):
     samplers: Samplers  # the fields of each that are not the default
 
     @model_validator(mode="after")
@@ -56,8 +56,8 @@ def sweep(question: str, settings: type[SweepSettings], varied: Varied) -> Exper
 
 
 def run(settings: SweepSettings, folder: Path) -> dict[str, Any]:
-    """Scores of each line, in its order, of the model that has learnt the lesson."""
-    return measure(*taught(settings, folder), settings)
+    """Scores of each line, in its order, of the model that is asked."""
+    return measure(settings.student(folder), settings.asked(), settings)
 
 
 def measure(model: Student, task: Task, settings: SweepSettings) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
     shown = Table("", "" if varied.by_passes else varied.label, "right (95 %)", "forward passes", "tokens of an answer")
     for name, line in measured["lines"].items():
         for one in line:
-            shown.add_row(name, f"{one['at']:g}", percent_of(one), f"{one['passes']:.1f}", f"{one['tokens']:.1f}")
+            shown.add_row(name, f"{one['at']:g}", percent_of(one), f"{one['passes']:.1f}", tokens_of(one))
     return shown
 
 
@@ -90,19 +90,21 @@ def finding(varied: Varied, measured: Mapping[str, Any]) -> str:
 
 
 def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
-    """Accuracy, and the length of answers, a line for each sampler."""
+    """Accuracy, and the length of answers, a line for each sampler. Intervals are of 95 %."""
     figure, (left, right) = panels(2, width=5.4, height=4.2)
     for number, (name, line) in enumerate(measured["lines"].items()):
         points = sorted(line, key=lambda one: one["passes"] if varied.by_passes else one["at"])
         x = [one["passes"] if varied.by_passes else one["at"] for one in points]
-        accuracy(left, x, points, name, COLOURS[number])
-        right.plot(x, [one["tokens"] for one in points], "o-", markersize=4, linewidth=1.2, color=COLOURS[number])
+        accuracy(left, x, points, name, COLOURS[number], MARKERS[number])
+        lengths(right, x, points, COLOURS[number], MARKERS[number])
     for axis in (left, right):
         axis.set_xlabel(varied.label)
         if varied.by_passes:
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter("{x:g}")
-    right.set(ylabel="mean tokens of an answer, with its end", ylim=(0, None))
+        else:
+            axis.set_xticks(sorted({one["at"] for line in measured["lines"].values() for one in line}))
+    right.set_ylim(0, 1.08 * right.get_ylim()[1])
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
     return figure

@@ -17,6 +17,7 @@ from llada.config import Schema
 from llada.experiments.experiment import Experiment
 from llada.experiments.loss_noise import noise_of
 from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, sampled, trained
+from llada.experiments.student import device
 from llada.experiments.time_agnostic_report import WEIGHTS, draw, finding, table
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
@@ -73,8 +74,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """All three parts; noise and samplers are those of the run with weight 1/t that has the lowest bound."""
     runs = {objective: _runs(settings, objective, folder) for objective in WEIGHTS}
     rate, seed = min((run["bound"], run["rate"], run["seed"]) for run in runs["elbo"])[1:]
-    device = "cuda" if torch.cuda.is_available() else None
-    model, _ = load_pretrained(_place(folder, "elbo", rate, seed), device=device)
+    model, _ = load_pretrained(_place(folder, "elbo", rate, seed), device=device())
     rows = GridRows()
     x0 = torch.from_numpy(np.random.default_rng(seed).permutation(rows.tokens)[: settings.batch_size])
     noise = noise_of(

@@ -81,6 +81,11 @@ def lines_of(texts: Sequence[str]) -> int:
     return max((y for _, y, _ in _places(texts)), default=0) + 1
 
 
+def width_of(texts: Sequence[str]) -> float:
+    """So wide the longest line of `boxes` is for them."""
+    return max((x + width for x, _, width in _places(texts)), default=0.0)
+
+
 def _places(texts: Sequence[str]) -> Iterator[tuple[float, int, float]]:
     """Left end, line and width of each text's box."""
     x, y = 0.0, 0

@@ -7,8 +7,7 @@ from lessons import LESSON
 
 from llada.config import ConfigError, load_config
 from llada.eval.checks import number
-from llada.eval.measure import Timed
-from llada.experiments.chains import HIGHEST, TEST_SHARE, Chain, Lesson, chains, conversations, questions, summary
+from llada.experiments.chains import HIGHEST, TEST_SHARE, Chain, Lesson, chains, conversations, questions
 from llada.experiments.experiment import named, names
 
 CHAINS = [one for asked in (False, True) for one in islice(chains([3, 6], "test", asked=asked), 200)]
@@ -86,13 +85,6 @@ def test_seed_decides_the_lesson():
     same, other = (conversations(Lesson(**LESSON | {"seed": seed})) for seed in (0, 1))
     assert same == conversations(Lesson(**LESSON))
     assert same != other
-
-
-def test_summary_of_two_answers():
-    told = summary(Timed([True, False], [4, 2], [40, 20], [10, 6], 2.0))
-    assert (told["right"], told["rows"]) == (1, 2)
-    assert (told["passes"], told["positions"], told["tokens"]) == (3, 30, 8)
-    assert told["interval"][0] < 0.5 < told["interval"][1]
 
 
 def test_experiments_on_chains_share_one_lesson():

@@ -1,17 +1,21 @@
 """The experiments on chains, in small: what they measure, and what their tables and figures say of it."""
 
 import pytest
+import torch
 from lessons import LESSON
 from rich.console import Console
 
 from llada.config import ConfigError
 from llada.experiments.chains import Lesson, conversations, questions
 from llada.experiments.experiment import named, perform
+from llada.experiments.order import of_answers
+from llada.sampling.trace import Kind, Trace
+from llada.sampling.trace_measures import ar_ness
 
 SMALL = {"lesson": LESSON, "questions": 2}
-SAMPLERS = {"low confidence": {"steps": 2}, "blocks": {"block_length": 4, "steps": 2}}
+SAMPLERS = {"low confidence": {}, "blocks": {"block_length": 4}}
 SETTINGS = {
-    "samplers": SMALL | {"gen_length": 8, "samplers": SAMPLERS},
+    "samplers": SMALL | {"gen_length": 8, "steps": [4, 8], "samplers": SAMPLERS},
     "steps": SMALL
     | {
         "gen_length": 8,
@@ -85,6 +89,41 @@ def test_flood_is_of_a_model_that_has_learnt_no_longer_rows(records, tmp_path):
     assert measured["longest_row"] == beside + longest + 2
 
 
+def test_samplers_are_asked_at_every_number_of_steps(records):
+    steps = records[0]["samplers"]["steps"]
+    assert {number: [one["passes"] for one in found.values()] for number, found in steps.items()} == {
+        "4": [4, 4],
+        "8": [8, 8],
+    }
+
+
+def test_order_is_that_of_the_tokens_before_the_end():
+    """Row 0 is revealed from right to left before its end, row 1 is empty; prompts have ends, too."""
+    mask, end = 9, 8
+    drafts = [[1, 2, 3, end, end], [end, 1, 1, 1, 1]]
+    order = [[2, 1, 0, 3, 4], [0, 1, 2, 3, 4]]  # of positions, by step
+    changes = [(step, row, order[row][step]) for step in range(5) for row in range(2)]
+    trace = Trace(
+        mask_token_id=mask,
+        canvas=torch.tensor([[end, 1, *[mask] * 5]] * 2),
+        index=torch.arange(5),
+        blocks=torch.tensor([[2, 7]] * 5),
+        active=torch.ones(5, 2, dtype=torch.bool),
+        step=torch.tensor([step for step, _, _ in changes]),
+        row=torch.tensor([row for _, row, _ in changes]),
+        position=torch.tensor([2 + place for _, _, place in changes]),
+        token=torch.tensor([drafts[row][place] for _, row, place in changes]),
+        kind=torch.full((10,), int(Kind.REVEALED)),
+        probability=torch.ones(10, dtype=torch.float64),
+        alternatives=torch.zeros(10, 0, dtype=torch.long),
+        alternative_probability=torch.zeros(10, 0, dtype=torch.float64),
+    )
+    assert ar_ness(trace, 1).global_at_k.tolist() == pytest.approx([3 / 5, 1.0])
+    how = ar_ness(of_answers(trace, 2, torch.tensor([end])), 1)
+    assert how.global_at_k[0] == pytest.approx(1 / 3)
+    assert how.global_at_k[1].isnan()
+
+
 def test_order_of_reading_is_that_of_reading(records):
     reading = records[0]["order"]["samplers"]["reading"]
     assert reading["steps"] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -104,14 +143,14 @@ def test_efficiency_tells_of_the_autoregressive_model(records):
 def test_efficiency_takes_the_fastest_that_is_shown_to_lose_little():
     def one(varied, right, lost, rates):
         counts = {"right": right, "rows": 200, "lost": lost, "won": 0, "rates": rates, "varied": varied}
-        return counts | {"passes": 4.0, "tokens": 16.0}
+        return counts | {"passes": 4.0, "positions": 128.0, "tokens": 16.0}
 
     first = one("", 200, 0, [9.0, 10.0, 11.0])
-    line = [one("0.5", 150, 50, [40.0, 41.0, 42.0]), one("0.9", 200, 0, [18.0, 20.0, 30.0])]
+    line = [one("0.5", 150, 50, [40.0, 41.0, 42.0]), one("0.9", 200, 0, [30.0, 20.0, 18.0])]
     measured = {"compute": {"masked": 3, "autoregressive": 2}, "batch_size": 1, "tolerance": 0.05}
     measured |= {"lines": {"autoregressive, KV cache": [first], "threshold": [*line, one("1", 200, 0, [5.0] * 3)]}}
     told = named("efficiency").finding(measured)
-    assert "is threshold 0.9: 100.0% (98.1%–100.0%), with 20.0 (18.0–30.0) answers a second, 2.00 times" in told
+    assert "is threshold 0.9: 100.0% (98.1%–100.0%), with 20.0 (18.0–30.0) answers a second, 2.00 (1.64–3.33) " in told
     measured["lines"]["threshold"] = line[:1]
     assert "No sampler is shown to lose at most 5% of the answers" in named("efficiency").finding(measured)
 
@@ -119,6 +158,8 @@ def test_efficiency_takes_the_fastest_that_is_shown_to_lose_little():
 @pytest.mark.parametrize(
     ("name", "values", "told"),
     [
+        ("samplers", {"steps": [9]}, "steps=9 exceeds gen_length=8"),
+        ("samplers", {"steps": []}, "at least 1"),
         ("samplers", {"samplers": {"a": {"block_length": 3}}}, "gen_length=8 cannot be cut into blocks"),
         ("samplers", {"samplers": {"a": {"ordr": "random"}}}, "did you mean 'order'"),
         ("samplers", {"samplers": {}}, "at least 1"),

@@ -9,7 +9,7 @@ from console import llada
 from llada.config import ConfigError
 from llada.experiments.experiment import named, perform
 from llada.experiments.published import LLADA_SCALING
-from llada.experiments.scaling import EXPERIMENT, Settings, compute_for, frontier, power_law
+from llada.experiments.scaling import EXPERIMENT, Settings, _best_rate, _reached, compute_for, frontier, power_law
 
 VALUES = {
     "model": {"n_layers": 1, "n_heads": 1, "mlp_hidden_size": 16},
@@ -20,10 +20,10 @@ VALUES = {
         "batch_size": 2,
         "evaluate_every": 1,
         "evaluate_rows": 4,
-        "optim": {"learning_rate": 1e-2},
     },
     "masked": {"masking": "count"},
     "autoregressive": {},
+    "learning_rates": [1e-3, 1e-2],
 }
 
 
@@ -70,24 +70,46 @@ def test_published_compute_is_that_of_its_tokens():
     assert all(rows == sorted(rows, key=lambda row: row[0]) for rows in LLADA_SCALING.values())
 
 
+def test_the_best_learning_rate_of_each_kind_and_size_counts():
+    def run(kind, size, rate, losses):
+        return [
+            {"kind": kind, "size": size, "rate": rate, "flops": 10.0 * (step + 1), "step": step, "loss": loss}
+            | {"stderr": 0.1}
+            for step, loss in enumerate(losses)
+        ]
+
+    points = run("masked", "8", 0.1, [4.0, 3.0, 2.0]) + run("masked", "8", 0.2, [4.0, 1.9, 2.5])
+    assert _best_rate(points, "masked", "8") == 0.2
+    causal = run("autoregressive", "8", 0.1, [3.0, 2.0, 1.5])
+    reached = _reached({"masked": points[:3], "autoregressive": causal}, "8")
+    assert reached["loss"] == pytest.approx(2.2)
+    assert reached["masked"][1] == pytest.approx(30.0)  # two errors higher the last point has it
+    assert 20 < reached["masked"][0] < 30  # two errors lower it is between 2.8 at 20 and 1.8 at 30
+    assert 10 < reached["autoregressive"] < 20
+
+
 def test_every_kind_and_size_is_measured_as_it_trains(corpus, tmp_path, monkeypatch):
     llada(monkeypatch, "prepare", corpus, tmp_path / "data", "--vocab-size", 300, "--heldout", 0.1)
     settings = named("scaling").settings(**VALUES | {"data": str(tmp_path / "data")})
     measured = perform("scaling", settings, tmp_path / "scaling")["measured"]
-    assert len(measured["points"]) == 16
+    assert len(measured["points"]) == 32
     for kind in ("masked", "autoregressive"):
         for size in ("8", "16"):
-            line = [one for one in measured["points"] if (one["kind"], one["size"]) == (kind, size)]
+            line = [one for one in measured["points"] if (one["kind"], one["size"], one["rate"]) == (kind, size, 1e-2)]
             assert [one["step"] for one in line] == [1, 2, 3, 4]
             assert [one["flops"] / line[0]["flops"] for one in line] == pytest.approx([1, 2, 3, 4])
-    assert EXPERIMENT.table(measured).row_count == 4
-    assert "to the power of minus masked" in EXPERIMENT.finding(measured)
-    known = {"loss": 2.0, "compute": {"masked": 3e9, "autoregressive": 1e9}}
-    assert "2.00 nats per token the masked model's bound takes 3.0e+09 FLOPs, the autoregressive model 1.0e+09: 3 " in (
-        EXPERIMENT.finding(measured | {"reached": known})
-    )
-    unknown = {"loss": 2.0, "compute": {"masked": 3e9, "autoregressive": None}}
-    assert "one kind is below 2.00 nats" in EXPERIMENT.finding(measured | {"reached": unknown})
+    assert EXPERIMENT.table(measured).row_count == 8
+    assert "From step 0 on loss falls with compute to the power of minus masked" in EXPERIMENT.finding(measured)
+    known = {"size": "8", "loss": 2.0, "masked": [3e9, 5e9], "autoregressive": 1e9}
+    high = known | {"masked": [None, 5e9]}
+    low = known | {"masked": [3e9, None]}
+    unknown = known | {"autoregressive": None}
+    for reached, told in (
+        ([known], "compute: 2.00 nats 3 to 5."),
+        ([high, low], "compute: 2.00 nats less than 5, 2.00 nats more than 3."),
+        ([unknown], "compute: none that both kinds have."),
+    ):
+        assert told in EXPERIMENT.finding(measured | {"reached": reached})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +123,9 @@ def test_every_kind_and_size_is_measured_as_it_trains(corpus, tmp_path, monkeypa
         ),
         ({"training": VALUES["training"] | {"step": 3}}, "did you mean 'steps'"),
         ({"autoregressive": {"masking": "count"}}, "masking has no effect"),
+        ({"masked": {"optim": {"learning_rate": 1.0}}}, "learning_rates says what is tried"),
+        ({"learning_rates": []}, "at least 1"),
+        ({"fit_from": 5}, "fit_from=5 is after the last of 4 steps"),
     ],
 )
 def test_wrong_settings_are_refused(values, told):
