@@ -4,8 +4,9 @@ The largest noise that b bits can make is -log(-log(1 - 2^-b)), so that tokens f
 win. Where [MASK] competes with the tokens, as in time-discretised sampling, more steps cut off more of them: steps then
 seem to improve the text, which is only colder.
 
-Two laws are close to that of b bits: of noise that is drawn again where it is above the largest, and of noise that is
-cut to it. Numbers on a grid have the probability 2^-b of the largest from the one and its steps from neither.
+Two laws enclose that of b bits: of noise that is drawn again where it is above the largest, which is too cold, and of
+noise that is cut to it, which is too warm. Numbers on a grid have the probability 2^-b of the largest from the second
+and their steps from neither; with few bits both laws are told apart from the draws.
 
 Shapes: V vocabulary.
 """
@@ -205,10 +206,16 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 def finding(measured: Mapping[str, Any]) -> str:
     """What came out, with two standard errors."""
-    coldest, finest, last, ours = measured["bits"][0], measured["bits"][-1], measured["steps"][-1], measured["ours"]
+    last, ours = measured["steps"][-1], measured["ours"]
+    told = [f"{one['bits']} bits{_FORMATS.get(one['bits'], '')} {one['temperature']:.2f}" for one in measured["bits"]]
+    beside = [
+        (sign * max(sign * (one["surprisal"] - one["laws"][number]) / one["stderr"] for one in measured["bits"]), name)
+        for number, (name, sign) in enumerate(zip(LAWS, (1, -1), strict=True))
+    ]
     return (
-        f"What Gumbel-max draws with uniform numbers of {coldest['bits']} bits is on average as likely as at "
-        f"temperature {coldest['temperature']:.2f}, of {finest['bits']} bits as at {finest['temperature']:.2f}. Where "
+        "What Gumbel-max draws with uniform numbers of few bits is on average as likely as at these temperatures: "
+        f"{', '.join(told)}. Both laws are only near: the draws are by up to "
+        f"{' and '.join(f'{errors:+.0f} standard errors from that of noise {name}' for errors, name in beside)}. Where "
         f"[MASK] competes, the first of {last['steps']} steps in float32 reveals {last['revealed']:.2f} ± "
         f"{2 * last['revealed_stderr']:.2f} of the tokens that it should, of {last['surprisal']:.2f} ± "
         f"{2 * last['surprisal_stderr']:.2f} nats instead of "
@@ -257,6 +264,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     return figure
 
 
+_FORMATS = {8: " (bfloat16)", 11: " (float16)", 24: " (float32)"}
 LAWS = {"redrawn": truncated_law, "clamped": clamped_law}
 
 EXPERIMENT = Experiment(

@@ -3,20 +3,20 @@
 A fact is a pair of lines, and every pair is read as a text in which its first line is first. It is asked in two ways.
 
 By gaps: a mask predictor fills in the missing line of such a text; an autoregressive model goes on after the line that
-is given, which for the reversal is the second one. By questions, as in the paper, with its prompts in English: for some
-pairs both questions are practised, so that the model knows what is asked for; the others are known from texts alone. An
-answer is right when it contains the expected line.
+is given, which for the reversal is the second one. By questions, as in the paper, with its prompts in English: other
+models practise both questions of some pairs, so that they know what is asked for, and know the other pairs from texts
+alone. An answer is right when it contains the expected line.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, Self, cast
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from rich.table import Table
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -45,7 +45,7 @@ class Settings(Schema):
     recipe: Recipe  # or the YAML file that holds it
     pairs: str | None = None  # a file of rows with `first` and `second`; None: lines of random words
     facts: Annotated[int, Field(ge=4)]  # the first so many
-    practised: Annotated[float, Field(ge=0, lt=1)]  # share of them whose questions are practised; 0: ask by gaps
+    practised: Annotated[float, Field(ge=0, lt=1)]  # share of them whose questions are practised; 0: ask by gaps alone
     texts: Annotated[list[str], Field(min_length=1)]  # with {first} and, after it, {second}
     forward: str  # question with {first}
     reversal: str  # question with {second}
@@ -63,15 +63,34 @@ class Settings(Schema):
         for text in texts:
             if not -1 < text.find("{first}") < text.find("{second}"):
                 raise ValueError(f"{text!r} must hold {{first}} and, after it, {{second}}")
+            _check_braces(text, "first", "second")
         return texts
 
     @field_validator("forward", "reversal")
     @classmethod
     def _question(cls, question: str, info: Any) -> str:
-        name = "{first}" if info.field_name == "forward" else "{second}"
-        if name not in question:
-            raise ValueError(f"{question!r} must hold {name}")
+        name = "first" if info.field_name == "forward" else "second"
+        if f"{{{name}}}" not in question:
+            raise ValueError(f"{question!r} must hold {{{name}}}")
+        _check_braces(question, name)
         return question
+
+    @model_validator(mode="after")
+    def _some_of_both(self) -> Self:
+        if self.practised and not 0 < practised(self) < self.facts:
+            raise ValueError(
+                f"practised={self.practised} of {self.facts} facts are {practised(self)}; some must be practised and "
+                "some not, so give a share further from 0 and 1, or 0"
+            )
+        return self
+
+
+def _check_braces(text: str, *names: str) -> None:
+    try:
+        text.format(**dict.fromkeys(names, ""))
+    except (KeyError, IndexError, ValueError):
+        allowed = " and ".join(f"{{{name}}}" for name in names)
+        raise ValueError(f"{text!r} may have nothing but {allowed} in braces; write others as {{{{ and }}}}") from None
 
 
 def facts(settings: Settings) -> list[Fact]:
@@ -98,10 +117,10 @@ def facts(settings: Settings) -> list[Fact]:
     return list(found)[: settings.facts]
 
 
-def lesson(settings: Settings, known: Sequence[Fact]) -> list[Pair]:
-    """What is learnt of the facts: the texts of all, and the questions of those that are practised."""
+def lesson(settings: Settings, known: Sequence[Fact], practised: int) -> list[Pair]:
+    """What is learnt of the facts: the texts of all, and the questions of the first so many."""
     pairs = [(_READ, text.format(**fact._asdict())) for fact in known for text in settings.texts]
-    for fact in known[: practised(settings)]:
+    for fact in known[:practised]:
         pairs += [(question, reply) for question, reply in asked(settings, fact).values()] * _REPEATS
     return pairs
 
@@ -122,8 +141,27 @@ def asked(settings: Settings, fact: Fact) -> dict[str, Pair]:
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers of both models, in both directions, by gaps and by questions."""
     known = facts(settings)
-    pairs, models = lesson(settings, known), folder / "models"
-    masked, causal = student(pairs, settings.recipe, models), baseline(pairs, settings.recipe, models)
+    masked, causal = _taught(settings, lesson(settings, known, 0), folder)
+    found = [
+        {"model": model, "facts": "gaps", "direction": direction}
+        | _count([fill(settings, fact, direction) for fact in known], [getattr(fact, line) for fact in known])
+        for model, fill in (("LLaDA", partial(_filled, masked)), ("autoregressive", partial(_continued, causal)))
+        for direction, line in (("forward", "second"), ("reversal", "first"))
+    ]
+    return {
+        "parameters": [sum(p.numel() for p in one.model.parameters()) for one in (masked, causal)],
+        "compute": [one.log["flops"] for one in (masked, causal)],
+        "right": found + (_by_questions(settings, known, folder) if settings.practised else []),
+    }
+
+
+def _taught(settings: Settings, pairs: Sequence[Pair], folder: Path) -> tuple[Student, Baseline]:
+    models = folder / "models"
+    return student(pairs, settings.recipe, models), baseline(pairs, settings.recipe, models)
+
+
+def _by_questions(settings: Settings, known: Sequence[Fact], folder: Path) -> list[dict[str, Any]]:
+    masked, causal = _taught(settings, lesson(settings, known, practised(settings)), folder)
     sampler = SamplerConfig(gen_length=settings.gen_length)
     replies: dict[str, Callable[[list[Any]], list[Any]]] = {
         "LLaDA": lambda prompts: answer(masked.model, masked.tokenizer, prompts, sampler),
@@ -131,25 +169,12 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             causal.model, causal.tokenizer, prompts, settings.gen_length
         ),
     }
-    filled = {"LLaDA": partial(_filled, masked), "autoregressive": partial(_continued, causal)}
-    by_gaps = [
-        {"model": model, "facts": "gaps", "direction": direction}
-        | _count([fill(settings, fact, direction) for fact in known], [getattr(fact, line) for fact in known])
-        for model, fill in filled.items()
-        for direction, line in (("forward", "second"), ("reversal", "first"))
-    ]
-    by_questions = [
+    return [
         {"model": model, "facts": kind, "direction": direction}
         | _count([one.text for one in reply(_asked(pairs))], [expected for _, expected in pairs])
         for model, reply in replies.items()
         for kind, direction, pairs in _tests(settings, known)
-        if practised(settings)
     ]
-    return {
-        "parameters": [sum(p.numel() for p in one.model.parameters()) for one in (masked, causal)],
-        "compute": [one.log["flops"] for one in (masked, causal)],
-        "right": by_gaps + by_questions,
-    }
 
 
 class Cut(NamedTuple):
@@ -177,7 +202,7 @@ def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> 
     start = encode_prompt(tokenizer, _RECITE) + parts.before
     gap = [masked.model.config.mask_token_id] * len(parts.line)
     end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
-    canvas = torch.tensor([[*start, *gap, *parts.after, *end]])
+    canvas = torch.tensor([[*start, *gap, *parts.after, *end]], device=masked.model.device)
     return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, len(start) : len(start) + len(gap)]))
 
 
@@ -188,7 +213,7 @@ def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str)
     parts = cut(tokenizer, settings.texts[0].format(**lines._asdict()), lines.second)
     prompt = encode_prompt(tokenizer, _RECITE) + parts.before
     how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=causal.model.device)
     out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
     return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
 
@@ -221,21 +246,21 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """Both directions of both models, on facts that were only read."""
+    """Both directions of both models, on facts that were only read, and on those that were practised."""
     kinds = {one["facts"] for one in measured["right"]}
     found = {(one["facts"], one["model"], one["direction"]): one for one in measured["right"]}
     told = [
         f"{way}, {model} is right in {percent_of(found[kind, model, 'forward'])} forward and "
         f"{percent_of(found[kind, model, 'reversal'])} in reverse"
-        for kind, way in (("gaps", "asked by gaps"), ("read", "asked by questions that were practised for others"))
+        for kind, way in _WAYS.items()
         if kind in kinds
         for model in ("LLaDA", "autoregressive")
     ]
     ratio = measured["compute"][0] / measured["compute"][1]
     return (
         f"Of facts that were read one way round, {'; '.join(told)} (by gaps LLaDA fills in a part of a text that it "
-        f"has read, the autoregressive model goes on from the other part; equal sizes, rows and steps; LLaDA, which "
-        f"reads the padding as well, takes {ratio:.2f} times the compute)."
+        f"has read, the autoregressive model goes on from the other part; equal sizes, rows and steps; LLaDA takes "
+        f"{ratio:.2f} times the compute)."
     )
 
 
@@ -258,6 +283,11 @@ def draw(measured: Mapping[str, Any]) -> Figure:
 _READ = "Recite."
 _RECITE = [{"role": "user", "content": _READ}]
 _REPEATS = 2
+_WAYS = {
+    "gaps": "asked by gaps",
+    "read": "asked by questions that were practised for other facts",
+    "practised": "asked by questions that were practised",
+}
 _KINDS = {
     "gaps": "gaps in texts as they were read",
     "practised": "questions that were practised",
