@@ -40,14 +40,14 @@ class Service:
     ):
         sampler.check_lengths()
         self._limits, self._tokenizer = limits, tokenizer
-        ends = end_tokens(model)
+        ends, mask, context = end_tokens(model), model.config.mask_token_id, model.config.max_position_embeddings
+        self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
+        self.reader.check()
         pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
         self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting, gather=limits.gather)
         self.metrics = Metrics(self.scheduler)
-        # prompts may be long, and a tokenizer must not be used by two threads at once
+        # prompts may be long, and the reader's tokenizer must not be used by two threads at once
         self._reading = ThreadPoolExecutor(1, "llada reader")
-        mask, context = model.config.mask_token_id, model.config.max_position_embeddings
-        self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
         self.card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llada"}
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ def task_of(
     """
     task = _made(model, tokenizer, asked, values)
     masks = int((task.canvas == model.config.mask_token_id).sum())
-    passes = most_passes(task.sampler, task.sampler.longest or masks)
+    passes = most_passes(task.sampler, range(task.sampler.longest or masks))
     if passes > PASSES:
         raise ValueError(
             f"this sampler may call the model {passes} times, more than the {PASSES} of the page; ask for fewer steps, "

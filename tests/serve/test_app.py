@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from processes import wait_until
 from starlette.testclient import TestClient
 
+from llada.data.chat import decode_response
+from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import generation_states
+from llada.sampling.generate import generate, generation_states
 from llada.serve.app import make_app
 from llada.serve.limits import Limits
 from llada.serve.protocol import Reader
@@ -92,6 +95,23 @@ def test_seed_gives_the_same_answer_again_and_is_told(client):
     free = client.post("/v1/completions", json=drawn).json()
     repeated = client.post("/v1/completions", json=drawn | {"seed": free["diffusion"]["seed"]}).json()
     assert free["choices"] == repeated["choices"]
+
+
+@pytest.mark.parametrize("name", ["gibbs", "ancestral", "remdm", "semi_autoregressive", "daedal"])
+def test_answer_to_a_seed_is_that_of_the_library(model, tokenizer, name):
+    """Also where a sampler makes more steps than there are tokens."""
+    steps = {"steps": 40} if name in ("gibbs", "ancestral", "remdm") else {}
+    more = {"longest": 12, "block_length": 4} if name == "daedal" else {}
+    more |= {"block_length": 4} if name == "semi_autoregressive" else {}
+    sampler = SamplerConfig.named(name, **{"gen_length": 8} | steps | more)
+    prompt = torch.tensor([encode(tokenizer, "the model")])
+    alone = generate(model, prompt, None, sampler, 1)
+    app = make_app(model, tokenizer, name="small", sampler=sampler)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        told = client.post("/v1/completions", json={"model": "small", "prompt": "the model", "seed": 1}).json()
+    written = alone.sequences[0, prompt.shape[1] :].tolist()
+    assert told["choices"][0]["text"] == decode_response(tokenizer, written)
+    assert told["diffusion"]["forward_passes"] == alone.forward_passes.tolist()
 
 
 def test_usage_counts_what_was_read_and_written(client, tokenizer):
