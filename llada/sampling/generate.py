@@ -137,8 +137,13 @@ def infill_states(
     first_row: int | Tensor = 0,
     meter: Meter | None = None,
     likeliest: Likeliest | None = None,
+    start: int = 0,
 ) -> Iterator[State]:
-    """The states of `infill`, as `generation_states` are those of `generate`."""
+    """The states of `infill`, as `generation_states` are those of `generate`.
+
+    `start` is where the first block begins: after a prompt, the blocks are those of the answer. Nothing before it is
+    filled.
+    """
     if sampler.longest is not None:
         raise ValueError("longest has no effect on infilling: the canvas says how much there is to fill; leave it out")
     if "gen_length" in sampler.model_fields_set:
@@ -157,9 +162,11 @@ def infill_states(
         raise ValueError(
             "block_length cuts the canvas, and padding would shift the cuts in the shorter rows; fill them one by one"
         )
+    if hidden[:, :start].any():
+        raise ValueError(f"the canvas holds [MASK] before position {start}, where the first block begins")
     L = canvas.shape[1]
-    size = sampler.block_length or max(L, 1)
-    blocks = [slice(start, min(start + size, L)) for start in range(0, L, size)]
+    size = sampler.block_length or max(L - start, 1)
+    blocks = [slice(first, min(first + size, L)) for first in range(start, L, size)]
     if sampler.steps is not None and sampler.steps % max(len(blocks), 1):
         raise ValueError(f"steps={sampler.steps} cannot be shared equally by {len(blocks)} blocks of {size} tokens")
     steps = None if sampler.steps is None else sampler.steps // max(len(blocks), 1)
