@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """How far an answer is."""
+    """How far an answer is; of one that is followed, the first one comes after the first call, also without tokens."""
 
     ids: list[int]  # its tokens after those that were told before, which do not change any more
     finish: Literal["stop", "length"] | None  # why it is complete; None: it is not
@@ -54,6 +54,7 @@ class Job:
     tell: Callable[[Progress], None]
     follow: bool = False  # whether anything is told before the end
     cancelled: bool = False  # nobody waits for it any more
+    begun: bool = False  # something was told
     done: bool = False
     ids: list[int] = field(default_factory=list)  # that are settled
     told: int = 0  # of them
@@ -78,6 +79,7 @@ class Scheduler:
         self._closed = False
         self.running = 0  # answers in the batch of this moment
         self.batches = 0
+        self.forward_passes = 0  # calls of the network, summed over answers, also those that were given up
         self._thread = threading.Thread(target=self._work, name="llada scheduler", daemon=True)
         self._thread.start()
 
@@ -94,6 +96,7 @@ class Scheduler:
         """Put all of them in the queue, or none: FullError where there is no room, InterruptedError after `close`."""
         with self._changed:
             self._check_open()
+            self._queue = deque(job for job in self._queue if not job.cancelled)
             waiting = self.waiting
             if waiting + len(jobs) > self._most:
                 raise FullError(f"{waiting} answers are waited for already, of {self._most} at most; ask again later")
@@ -130,9 +133,10 @@ class Scheduler:
                     return []
                 live = [job for job in self._queue if not job.cancelled]
                 self._queue = deque(live)
-            kind = live[0].kind
+            kind = live[0].kind  # of the oldest one, so that none waits for ever
             batch = [job for job in live if job.kind == kind][: self._batch]
-            self._queue = deque(job for job in live if job not in batch)
+            begun = set(batch)
+            self._queue = deque(job for job in live if job not in begun)
             return batch
 
     def _do(self, batch: list[Job]) -> None:
@@ -167,10 +171,11 @@ class Scheduler:
             for row, job in enumerate(batch):
                 self._grow(job, *(each[row : row + 1] for each in (canvas, padding, seeds, rows)))
             return
-        meter = Meter.of(canvas)
+        meter, before = Meter.of(canvas), self.forward_passes
         states_of = generation_states if suffix is None else infill_states
         for state in states_of(*how, first_row=rows, meter=meter):
             canvas = state.canvas
+            self.forward_passes = before + int(meter.evaluations.sum())  # sync
             settled = settled_tokens(state, sampler, self._model.config.mask_token_id, start)
             self._tell(batch, canvas[:, start:], settled, meter)
             self._check_open()
@@ -185,6 +190,7 @@ class Scheduler:
             self._check_open()
             if job.cancelled:
                 raise _UnwantedError
+            self.forward_passes += 1
 
         with suppress(_UnwantedError), self._model.register_forward_pre_hook(wanted):
             out = generate(self._model, prompt, padding, job.asked.sampler, seed, first_row=row)
@@ -200,8 +206,10 @@ class Scheduler:
         for row, (job, count) in enumerate(zip(batch, settled.tolist(), strict=True)):
             new = ids[row, len(job.ids) : min(count, job.asked.most)].tolist()
             ended = next((place for place, token in enumerate(new, 1) if token in self._ends), None)
-            if job.cancelled or job.done or not (new or done):
+            first = job.follow and not job.begun
+            if job.cancelled or job.done or not (new or done or first):
                 continue
+            job.begun = True
             job.ids += new[:ended]
             whole = len(job.ids) == job.asked.most
             finish = "stop" if ended is not None or (done and not whole) else "length" if whole else None

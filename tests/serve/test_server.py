@@ -33,6 +33,8 @@ BAD = [
     {"extra_body": {"temprature": 1}},
     {"prompt": "x" * 200},
     {"logprobs": 3},
+    {"extra_body": {"suppress_tokens": [10**6]}},  # which only the model's logits tell
+    {"extra_body": {"cache": "block_causal"}},
 ]
 
 
