@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
+from llada.sampling.daedal import Grown
 from llada.sampling.denoise import State, row_numbers, row_seeds, row_uniforms
 from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import MaskPredictor, Meter
@@ -93,6 +94,27 @@ def generation_states(
     uniforms = row_uniforms(seed, padded, first_row)
     meter = Meter.of(prompt) if meter is None else meter
     return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter, likeliest)
+
+
+def growing_states(
+    model: MaskPredictor,
+    prompt: Tensor,
+    sampler: SamplerConfig,
+    seed: int | Tensor = 0,
+    *,
+    first_row: int | Tensor = 0,
+    meter: Meter | None = None,
+) -> Iterator[Grown]:
+    """The answer of `generate` to one prompt (1, P) after each call of the network, where it finds its own length."""
+    if sampler.longest is None:
+        raise ValueError("without longest an answer does not grow; take generation_states, or set longest")
+    sampler.check_lengths()
+    check_tokens(model, prompt)
+    prompt_padding(model, prompt, None)
+    length = prompt.shape[1] + sampler.longest
+    check_length(model, length)
+    uniforms = row_uniforms(seed, prompt.new_ones(1, length), first_row)
+    return answer_of(sampler, model, prompt[0], uniforms, Meter.of(prompt) if meter is None else meter)
 
 
 def canvas_of(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
@@ -220,15 +242,16 @@ def _grow(
     lengths = torch.zeros(len(rows), dtype=torch.long, device=prompt.device)
     numbers, seeds = row_numbers(first_row, len(rows)), row_seeds(seed, len(rows))
     for i, row in enumerate(rows):  # one by one, as each canvas grows at other places
-        uniforms = row_uniforms(seeds[i : i + 1], row.new_ones(1, len(row) + longest), numbers[i : i + 1])
         counted = meter.of_rows(torch.tensor([i], device=prompt.device))
-        answer = answer_of(sampler, model, row, uniforms, counted).sequence[len(row) :]
+        own, number = seeds[i : i + 1], numbers[i : i + 1]
+        *_, last = growing_states(model, row[None], sampler, own, first_row=number, meter=counted)
+        answer = last.sequence[len(row) :]
         lengths[i] = len(answer)
         answers[i, : len(answer)] = answer
     sequences = torch.cat((prompt, answers[:, : max(lengths.tolist(), default=0)]), dim=1)
     place = torch.arange(sequences.shape[1], device=prompt.device) - prompt.shape[1]
     generated = (place >= 0) & (place < lengths[:, None])
-    return _generation(model, sequences, generated, meter)
+    return generation_of(model, sequences, generated, meter)
 
 
 def account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter: Meter) -> Generation:
@@ -236,10 +259,10 @@ def account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter
     generated = canvas == model.config.mask_token_id
     for state in states:
         canvas = state.canvas
-    return _generation(model, canvas, generated, meter)
+    return generation_of(model, canvas, generated, meter)
 
 
-def _generation(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
+def generation_of(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
     """The outcome; `generated` (B, L) says which tokens the sampler wrote."""
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
     tokens = until_end(sequences, generated, eos).sum(dim=1)

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from llada.eval.answers import left_padded
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import generate, generation_states, infill_states
+from llada.sampling.generate import generation_states, growing_states, infill_states
 from llada.sampling.predictors import Meter
 from llada.sampling.request import end_tokens
 from llada.sampling.streaming import settled_tokens
@@ -40,10 +39,6 @@ class Progress(NamedTuple):
 
 class FullError(Exception):
     """So many answers are waited for that another one is not taken."""
-
-
-class _UnwantedError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @dataclass(eq=False)
@@ -161,16 +156,16 @@ class Scheduler:
     def _generate(self, batch: list[Job]) -> None:
         self._check_open()
         sampler, suffix = batch[0].asked.sampler, batch[0].asked.suffix
+        if sampler.longest is not None:
+            for job in batch:
+                self._grow(job)
+            return
         given = [_given(job.asked, self._model.config.mask_token_id) for job in batch]
         canvas, padding = (part.to(self._model.device) for part in left_padded(given, self._pad))
         start = canvas.shape[1] if suffix is None else len(batch[0].asked.prompt)
         seeds = torch.tensor([job.asked.seed for job in batch])
         rows = torch.tensor([job.asked.row for job in batch])
         how = (self._model, canvas, padding, sampler, seeds)
-        if sampler.longest is not None:
-            for row, job in enumerate(batch):
-                self._grow(job, *(each[row : row + 1] for each in (canvas, padding, seeds, rows)))
-            return
         meter, before = Meter.of(canvas), self.forward_passes
         states_of = generation_states if suffix is None else infill_states
         for state in states_of(*how, first_row=rows, meter=meter):
@@ -183,18 +178,20 @@ class Scheduler:
                 return
         self._finish(batch, canvas[:, start:], meter)
 
-    def _grow(self, job: Job, prompt: Tensor, padding: Tensor, seed: Tensor, row: Tensor) -> None:
-        """Generate an answer that finds its own length, which has no states at which it could be given up."""
-
-        def wanted(*_: object) -> None:
+    def _grow(self, job: Job) -> None:
+        """Generate an answer that finds its own length, and so has a canvas of its own."""
+        if job.cancelled:
+            return
+        asked, before = job.asked, self.forward_passes
+        prompt = torch.tensor([asked.prompt], dtype=torch.long, device=self._model.device)
+        meter, sequence = Meter.of(prompt), prompt[0]
+        for grown in growing_states(self._model, prompt, asked.sampler, asked.seed, first_row=asked.row, meter=meter):
+            sequence = grown.sequence
+            self.forward_passes = before + int(meter.evaluations)  # sync
             self._check_open()
             if job.cancelled:
-                raise _UnwantedError
-            self.forward_passes += 1
-
-        with suppress(_UnwantedError), self._model.register_forward_pre_hook(wanted):
-            out = generate(self._model, prompt, padding, job.asked.sampler, seed, first_row=row)
-            self._finish([job], out.sequences[:, prompt.shape[1] :], Meter(out.forward_passes, out.query_tokens))
+                return
+        self._finish([job], sequence[None, prompt.shape[1] :], meter)
 
     def _finish(self, batch: list[Job], ids: Tensor, meter: Meter) -> None:
         """Tell everybody the whole answer (B, L)."""

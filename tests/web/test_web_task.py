@@ -100,6 +100,20 @@ def test_an_answer_that_finds_its_length_has_no_trace(model, tokenizer):
     assert found.trace is None
 
 
+def test_an_answer_that_finds_its_length_is_shown_after_each_call_and_can_be_given_up(model, tokenizer):
+    values = DAEDAL | {"threshold": 1.0, "gen_length": 8, "longest": 24, "block_length": 8}
+    task = task_of(model, tokenizer, Asked("continue", "the"), values)
+    calls = []
+    with model.register_forward_pre_hook(lambda *_: calls.append(1)):
+        moments = run(model, tokenizer, task, 0)
+        for number in (1, 2):
+            moment = next(moments)
+            assert moment.status.startswith(f"{number} forward passes, ")
+            assert moment.status.endswith(f", {moment.canvas.count('░')} masks left")
+        moments.close()
+    assert len(calls) == 2
+
+
 def test_there_is_a_moment_for_every_step_and_it_names_it(model, tokenizer):
     task = task_of(model, tokenizer, Asked("answer", "What?"), VALUES | {"steps": 4, "cfg_scale": 1.0})
     moments = list(run(model, tokenizer, task, 0))
