@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -43,11 +44,12 @@ def main() -> None:
     command += [word for field in options.set for word in ("--set", field)]
     command += ["--limit", f"waiting={2 * options.requests}", "--limit", "seconds=3600"]
     command += ["--device", options.device] if options.device else []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         found = next(filter(None, (re.search(r"running on (http://\S+)", line) for line in server.stderr)), None)
         if found is None:
             raise SystemExit(f"the server did not start: {' '.join(command)}")
+        threading.Thread(target=server.stderr.read, daemon=True).start()  # a full pipe would stop the server
         try:
             asyncio.run(compare(found[1], options))
         finally:
@@ -99,7 +101,7 @@ async def one_round(client: httpx.AsyncClient, at_once: int, options: argparse.N
 async def batches(client: httpx.AsyncClient) -> float:
     """How many the server has begun."""
     lines = (await client.get("/metrics")).text.splitlines()
-    return next(float(line.partition(" ")[2]) for line in lines if line.startswith("llada_batches "))
+    return next(float(line.partition(" ")[2]) for line in lines if line.startswith("llada_batches_total "))
 
 
 if __name__ == "__main__":

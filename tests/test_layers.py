@@ -38,6 +38,8 @@ RULES = {
     "llada.config": rule("pydantic yaml"),
     "llada.durable": rule(),
     "llada.splitmix": rule("torch"),
+    # what the servers of two optional extras have in common
+    "llada.listening": rule("uvicorn", "llada.config"),
     "llada.estimate": rule("torch"),
     # safetensors and the hub belong to checkpoints, einops to the network
     "llada.model": rule("torch transformers safetensors huggingface_hub einops", "llada.model"),
@@ -124,7 +126,7 @@ RULES = {
     # a page to try a model; the optional extra for it is asked for in one module
     "llada.web": rule("torch transformers", "llada.web llada.show llada.sampling llada.model llada.data llada.config"),
     "llada.web.page": rule("gradio fastapi starlette transformers", "llada.web llada.model llada.sampling"),
-    "llada.web.server": rule("fastapi uvicorn"),
+    "llada.web.server": rule("fastapi uvicorn", "llada.listening"),
     "llada.show": rule("torch transformers", "llada.show llada.sampling"),
     "llada.show.levels": rule(),
     "llada.show.pieces": rule("transformers"),

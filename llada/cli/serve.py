@@ -34,6 +34,7 @@ def serve(
     try:
         import uvicorn
 
+        from llada.listening import Server, listen
         from llada.serve.app import LOOPBACK, make_app
     except ModuleNotFoundError as missing:
         raise ConfigError(f"llada serve needs {missing.name}: pip install 'llada-lm[serve]'") from None
@@ -44,6 +45,7 @@ def serve(
     if not local and key is None:
         raise ConfigError(f"--host {host} can be reached from elsewhere; give an --api-key that is asked for")
     limits = Limits(**apply_overrides({}, limit or ()))
+    address = listen(host, port)
     asked = load(model, sampler, set_, device)
     hosts = LOOPBACK if local else ("*",)
     app = make_app(
@@ -56,21 +58,19 @@ def serve(
         hosts=hosts,
     )
 
-    class Server(uvicorn.Server):
+    class Closing(Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             await asyncio.to_thread(app.state.close)  # those who wait are told so, for whom it would wait
             await super().shutdown(sockets)
 
     settings = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="info",
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=PATIENCE,
     )
     with suppress(KeyboardInterrupt):  # Ctrl-C, after what is running was told so
-        Server(settings).run()
+        Closing(settings).run([address])
 
 
 def _key(given: str | None) -> str | None:

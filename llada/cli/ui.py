@@ -21,12 +21,14 @@ def ui(
 ) -> None:
     """Try a model in the browser, on this machine alone: llada ui runs/quickstart/sft/model --set gen_length=32"""
     try:
+        from llada.listening import listen
         from llada.web.page import Shown, make_app
-        from llada.web.server import run
+        from llada.web.server import ADDRESS, run
     except ModuleNotFoundError as missing:
         raise ConfigError(f"llada ui needs {missing.name}: pip install 'llada-lm[ui]'") from None
 
+    address = listen(ADDRESS, port)
     asked = load(model, sampler, set_, device)
     with tempfile.TemporaryDirectory(prefix="llada-ui-") as folder:
         shown = Shown(asked.model, asked.tokenizer, str(model), asked.sampler, sampler, Path(folder))
-        run(make_app(shown), port)
+        run(make_app(shown), address)

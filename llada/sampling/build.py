@@ -127,8 +127,8 @@ def predictor_of(
 
 def answer_of(
     sampler: SamplerConfig, model: MaskPredictor, prompt: Tensor, uniforms: RowUniforms, meter: Meter
-) -> Grown:
-    """An answer that finds its own length (DAEDAL), to the prompt (P,) of a single row."""
+) -> Iterator[Grown]:
+    """An answer that finds its own length (DAEDAL) as it grows, to the prompt (P,) of a single row."""
 
     eos = eos_token(model, "longest")
     if eos in sampler.suppress_tokens:

@@ -6,6 +6,7 @@ model is at a loss, a single [MASK] becomes several. One prompt at a time, becau
 Shapes: L length of prompt and answer.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,9 @@ from llada.sampling.uniforms import RowUniforms
 
 
 class Grown(NamedTuple):
-    """An answer of its own length."""
+    """An answer of its own length, so far."""
 
-    sequence: Tensor  # (L,) prompt and answer
+    sequence: Tensor  # (L,) prompt and answer, with masks before the end
     forward_passes: int
     inserted: int  # tokens that the second stage made room for
 
@@ -43,8 +44,8 @@ def daedal(
     draft: Draft = greedy,
     order: Order = max_probability,
     uniforms: RowUniforms | None = None,
-) -> Grown:
-    """Answer one prompt.
+) -> Iterator[Grown]:
+    """Answer one prompt: the answer after each call of the predictor, the last of which is complete.
 
     Args:
         predict: (canvas (1, L), window) → logits (1, W, V), for canvases of any length.
@@ -86,8 +87,10 @@ def daedal(
     while len(canvas) - P < longest:
         passes += 1
         if end_confidence(predict(canvas[None], slice(P, len(canvas)))[0], eos_token_id) >= grow_until:
+            yield Grown(canvas, passes, inserted)
             break
         canvas = torch.cat((canvas, masks(min(8, longest - (len(canvas) - P)))))
+        yield Grown(canvas, passes, inserted)
     canvas = torch.cat((canvas, masks(min(16, longest - (len(canvas) - P)))))
 
     start = P
@@ -117,8 +120,8 @@ def daedal(
                 canvas = torch.cat((canvas[:at], masks(1 + room), canvas[at + 1 :]))
                 block = slice(block.start, block.stop + room)
                 inserted += room
+            yield Grown(canvas, passes, inserted)
         start = block.stop
-    return Grown(canvas, passes, inserted)
 
 
 def end_confidence(logits: Tensor, eos_token_id: int, window: int = 32) -> float:

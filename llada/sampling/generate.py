@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llada.sampling.build import answer_of, states_of
 from llada.sampling.config import SamplerConfig
+from llada.sampling.daedal import Grown
 from llada.sampling.denoise import State, row_numbers, row_seeds, row_uniforms
 from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import MaskPredictor, Meter
@@ -95,6 +96,27 @@ def generation_states(
     return states_of(sampler, model, canvas, padded, blocks, sampler.steps_per_block, uniforms, meter, likeliest)
 
 
+def growing_states(
+    model: MaskPredictor,
+    prompt: Tensor,
+    sampler: SamplerConfig,
+    seed: int | Tensor = 0,
+    *,
+    first_row: int | Tensor = 0,
+    meter: Meter | None = None,
+) -> Iterator[Grown]:
+    """The answer of `generate` to one prompt (1, P) after each call of the network, where it finds its own length."""
+    if sampler.longest is None:
+        raise ValueError("without longest an answer does not grow; take generation_states, or set longest")
+    sampler.check_lengths()
+    check_tokens(model, prompt)
+    prompt_padding(model, prompt, None)
+    length = prompt.shape[1] + sampler.longest
+    check_length(model, length)
+    uniforms = row_uniforms(seed, prompt.new_ones(1, length), first_row)
+    return answer_of(sampler, model, prompt[0], uniforms, Meter.of(prompt) if meter is None else meter)
+
+
 def canvas_of(model: MaskPredictor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:
     """The canvas that `generate` begins with: the prompt and [MASK] for what is to be generated, (B, P + gen_length).
 
@@ -137,8 +159,13 @@ def infill_states(
     first_row: int | Tensor = 0,
     meter: Meter | None = None,
     likeliest: Likeliest | None = None,
+    start: int = 0,
 ) -> Iterator[State]:
-    """The states of `infill`, as `generation_states` are those of `generate`."""
+    """The states of `infill`, as `generation_states` are those of `generate`.
+
+    `start` is where the first block begins: after a prompt, the blocks are those of the answer. Nothing before it is
+    filled.
+    """
     if sampler.longest is not None:
         raise ValueError("longest has no effect on infilling: the canvas says how much there is to fill; leave it out")
     if "gen_length" in sampler.model_fields_set:
@@ -157,9 +184,11 @@ def infill_states(
         raise ValueError(
             "block_length cuts the canvas, and padding would shift the cuts in the shorter rows; fill them one by one"
         )
+    if hidden[:, :start].any():
+        raise ValueError(f"the canvas holds [MASK] before position {start}, where the first block begins")
     L = canvas.shape[1]
-    size = sampler.block_length or max(L, 1)
-    blocks = [slice(start, min(start + size, L)) for start in range(0, L, size)]
+    size = sampler.block_length or max(L - start, 1)
+    blocks = [slice(first, min(first + size, L)) for first in range(start, L, size)]
     if sampler.steps is not None and sampler.steps % max(len(blocks), 1):
         raise ValueError(f"steps={sampler.steps} cannot be shared equally by {len(blocks)} blocks of {size} tokens")
     steps = None if sampler.steps is None else sampler.steps // max(len(blocks), 1)
@@ -213,15 +242,16 @@ def _grow(
     lengths = torch.zeros(len(rows), dtype=torch.long, device=prompt.device)
     numbers, seeds = row_numbers(first_row, len(rows)), row_seeds(seed, len(rows))
     for i, row in enumerate(rows):  # one by one, as each canvas grows at other places
-        uniforms = row_uniforms(seeds[i : i + 1], row.new_ones(1, len(row) + longest), numbers[i : i + 1])
         counted = meter.of_rows(torch.tensor([i], device=prompt.device))
-        answer = answer_of(sampler, model, row, uniforms, counted).sequence[len(row) :]
+        own, number = seeds[i : i + 1], numbers[i : i + 1]
+        *_, last = growing_states(model, row[None], sampler, own, first_row=number, meter=counted)
+        answer = last.sequence[len(row) :]
         lengths[i] = len(answer)
         answers[i, : len(answer)] = answer
     sequences = torch.cat((prompt, answers[:, : max(lengths.tolist(), default=0)]), dim=1)
     place = torch.arange(sequences.shape[1], device=prompt.device) - prompt.shape[1]
     generated = (place >= 0) & (place < lengths[:, None])
-    return _generation(model, sequences, generated, meter)
+    return generation_of(model, sequences, generated, meter)
 
 
 def account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter: Meter) -> Generation:
@@ -229,10 +259,10 @@ def account(states: Iterator[State], canvas: Tensor, model: MaskPredictor, meter
     generated = canvas == model.config.mask_token_id
     for state in states:
         canvas = state.canvas
-    return _generation(model, canvas, generated, meter)
+    return generation_of(model, canvas, generated, meter)
 
 
-def _generation(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
+def generation_of(model: MaskPredictor, sequences: Tensor, generated: Tensor, meter: Meter) -> Generation:
     """The outcome; `generated` (B, L) says which tokens the sampler wrote."""
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
     tokens = until_end(sequences, generated, eos).sum(dim=1)

@@ -65,7 +65,7 @@ def make_app(
     for kind in (RequestError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         return JSONResponse(
             {"status": "ok" if service.scheduler.alive else "dead"}, 200 if service.scheduler.alive else 503
@@ -120,6 +120,9 @@ class Gate:
         error = self._error(Request(scope))
         try:
             await (self._app if error is None else _refused(error))(scope, receive, watched)
+        except Exception:
+            status = status or 500  # which starlette answers, outside of this
+            raise
         finally:
             known = path if path in _PATHS else "other"
             self._metrics.requests.labels(known, str(status)).inc()
@@ -133,5 +136,9 @@ class Gate:
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         right = kind.lower() == "bearer" and hmac.compare_digest(given.encode(), (self._key or "").encode())
         if self._key is not None and not right and request.scope["path"] != "/health":
-            return RequestError(401, "give the server's key in the header Authorization: Bearer KEY")
+            return RequestError(
+                401,
+                "give the server's key in the header Authorization: Bearer KEY",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
         return None

@@ -60,7 +60,7 @@ class Body(Schema):
 
     model: str
     n: Whole = 1
-    max_tokens: Whole | None = None  # None: as the server's sampler
+    max_tokens: Whole | None = None  # None: as many as the server's sampler writes, also with another one
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None  # None: another one each time
     stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] = Field(default_factory=list)
     stream: bool = False

@@ -44,21 +44,26 @@ class Format(ABC):
         ]
         return {"object": self.whole, **self._head, "choices": choices, "usage": reply.usage, "diffusion": reply.cost}
 
-    def begin(self, index: int, text: str) -> dict[str, Any]:
-        """The first part of an answer in a stream; `text` is a prompt that is repeated."""
-        return self._part([{"index": index, "finish_reason": None, "logprobs": None, **self.opening(text)}])
+    def begin(self, reply: Reply, index: int) -> dict[str, Any]:
+        """The first part of an answer in a stream, with the prompt where it is repeated, and the seed."""
+        text = reply.request.prompts[index] or ""
+        choice = {"index": index, "finish_reason": None, "logprobs": None, **self.opening(text)}
+        return self._part(reply, choice) | {"diffusion": {"seed": reply.request.seed}}
 
-    def go_on(self, piece: Piece) -> dict[str, Any]:
+    def go_on(self, reply: Reply, piece: Piece) -> dict[str, Any]:
         """Another part of it."""
         growth = self.growth(piece.text)
-        return self._part([{"index": piece.number, "finish_reason": piece.finish_reason, "logprobs": None, **growth}])
+        return self._part(
+            reply, {"index": piece.number, "finish_reason": piece.finish_reason, "logprobs": None, **growth}
+        )
 
     def end(self, reply: Reply) -> dict[str, Any]:
         """What all answers of a stream took."""
-        return {**self._part([]), "usage": reply.usage, "diffusion": reply.cost}
+        return {**self._part(reply), "usage": reply.usage, "diffusion": reply.cost}
 
-    def _part(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"object": self.part, **self._head, "choices": choices}
+    def _part(self, reply: Reply, *choices: dict[str, Any]) -> dict[str, Any]:
+        usage = {"usage": None} if reply.request.include_usage else {}  # null in all parts but the last
+        return {"object": self.part, **self._head, "choices": list(choices), **usage}
 
 
 class Text(Format):

@@ -6,7 +6,7 @@ The names are those of the OpenAI interface; beside them stand the fields of `Sa
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import GROWTH, SamplerConfig
 from llada.sampling.passes import most_passes
+from llada.sampling.reveals import REVEALS
 from llada.serve.bodies import ANY, LONGEST_LIST, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
 from llada.serve.errors import RequestError
 from llada.serve.limits import Limits
@@ -60,6 +61,21 @@ class Reader:
     context: int  # tokens of prompt and answer
     sampler: SamplerConfig  # of requests that say nothing else
     limits: Limits
+
+    def check(self) -> None:
+        """Raise ConfigError where a request that says nothing else would be refused."""
+        length = _length(self.sampler)
+        if length > self.context:
+            raise ConfigError(
+                f"the sampler of the server writes {length} tokens, more than the model's {self.context}; set a "
+                "smaller gen_length (or longest)"
+            )
+        try:
+            self._sampler(None, {}, length)
+        except RequestError as error:
+            raise ConfigError(
+                f"the sampler of the server is refused by its own limits: {error}; change the sampler or the limits"
+            ) from None
 
     def completion(self, body: object, seed: int) -> Request:
         """Of `/v1/completions`; the seed is that of a body without one. Raises RequestError."""
@@ -144,8 +160,10 @@ class Reader:
         seed: int,
     ) -> Request:
         seed = seed if body.seed is None else body.seed
-        sampler, most = self._sampler(body.sampler, fields, most, fills=suffix is not None)
-        longest = most if suffix is not None else sampler.longest or sampler.gen_length
+        most = most or _length(self.sampler)
+        starts = None if suffix is None else {len(ids) for ids in prompts}
+        sampler = self._sampler(body.sampler, fields, most, starts)
+        longest = most if suffix is not None else _length(sampler)
         for ids in prompts:
             tokens = len(ids) + len(suffix or ())
             if tokens + longest > self.context:
@@ -161,29 +179,38 @@ class Reader:
         return Request(asked, [None] * len(rows), tokens, seed, body.stops, body.stream, usage)
 
     def _sampler(
-        self, name: str | None, fields: dict[str, Any], most: int | None, *, fills: bool
-    ) -> tuple[SamplerConfig, int]:
-        """The sampler of a request, whose canvas is as many whole blocks as its answer needs; and its most tokens."""
+        self, name: str | None, fields: dict[str, Any], most: int, gaps: Iterable[int] | None = None
+    ) -> SamplerConfig:
+        """The sampler of a request for so many tokens, whose canvas is as many whole blocks as they need.
+
+        It fills gaps that begin at these positions, or, without any, continues a text.
+        """
         # clients' way of saying that nothing is cut off
         if type(fields.get("top_p")) in (int, float) and fields["top_p"] == 1:
             fields = {**fields, "top_p": None}
+        if most > self.limits.tokens:
+            raise RequestError(400, f"max_tokens={most} exceeds the {self.limits.tokens} that this server allows")
         try:
             chosen = self.sampler if name is None else SamplerConfig.named(_published(name))
-            most = most or chosen.longest or chosen.gen_length
-            if most > self.limits.tokens:
-                raise RequestError(400, f"max_tokens={most} exceeds the {self.limits.tokens} that this server allows")
-            sampler = SamplerConfig(**(_filling if fills else _continuing)(chosen, fields, most))
-            sampler = sampler.between_texts(self.ends) if fills else sampler
+            sampler = SamplerConfig(**(_continuing if gaps is None else _filling)(chosen, fields, most))
+            sampler = sampler if gaps is None else sampler.between_texts(self.ends)
         except ConfigError as error:
             raise RequestError(400, str(error)) from None
-        passes = most_passes(sampler, most if fills else sampler.longest or sampler.gen_length)
+        length = most if gaps is not None else _length(sampler)
+        if length > self.limits.tokens:
+            raise RequestError(
+                400,
+                f"max_tokens={most} in whole blocks of block_length={sampler.block_length} are {length} tokens, more "
+                f"than the {self.limits.tokens} that this server allows; ask for fewer, or for smaller blocks",
+            )
+        passes = max(most_passes(sampler, range(start, start + length)) for start in (gaps or (0,)))
         if passes > self.limits.passes:
             raise RequestError(
                 400,
                 f"this sampler may call the model {passes} times, more than the {self.limits.passes} that this server "
                 "allows; ask for fewer max_tokens or steps",
             )
-        return sampler, most
+        return sampler
 
     def _ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -228,7 +255,7 @@ def _continuing(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dic
     values["gen_length"] = math.ceil(most / block) * block
     if chosen.steps is not None and "steps" not in fields:
         shared = chosen.steps // chosen.blocks if chosen.block_length else chosen.steps
-        values["steps"] = min(shared, block) * (values["gen_length"] // block)
+        values["steps"] = _useful(shared, block, chosen, fields) * (values["gen_length"] // block)
     if values["gen_length"] == block and "variable_length" not in fields:
         values.pop("variable_length", None)  # it needs several blocks
     return values
@@ -241,8 +268,19 @@ def _filling(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[s
     """
     values = {key: value for key, value in chosen.model_dump(exclude_unset=True).items() if key not in _OF_LENGTHS}
     if chosen.steps is not None:
-        values["steps"] = min(chosen.steps, most)
+        values["steps"] = _useful(chosen.steps, most, chosen, fields)
     return values | fields
+
+
+def _useful(steps: int, tokens: int, chosen: SamplerConfig, fields: dict[str, Any]) -> int:
+    """So many steps, but no more than tokens under a rule that reveals one or more in each."""
+    rule = REVEALS.get(str(fields.get("reveal", chosen.reveal)))
+    return min(steps, tokens) if rule is None or rule.counted else steps
+
+
+def _length(sampler: SamplerConfig) -> int:
+    """The most tokens that it writes."""
+    return sampler.longest or sampler.gen_length
 
 
 def _published(name: str) -> str:

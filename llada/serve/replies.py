@@ -115,7 +115,14 @@ class Reply:
             choice = self.choices[index]
             if choice.finish_reason is None:
                 yield Piece(index, choice.add(progress), choice.finish_reason)
-            self._jobs[index].cancelled = choice.finish_reason is not None
+            if choice.finish_reason is not None:
+                self._jobs[index].cancelled = True
+
+    @property
+    def written(self) -> int:
+        """Tokens of the answers; of one that was given up, those that were settled."""
+        pairs = zip(self.choices, self._jobs, strict=True)
+        return sum(len(job.ids) if choice.finish_reason is None else choice.tokens for choice, job in pairs)
 
     @property
     def usage(self) -> dict[str, int]:

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from llada.eval.answers import left_padded
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import generate, generation_states, infill_states
+from llada.sampling.generate import generation_states, growing_states, infill_states
 from llada.sampling.predictors import Meter
 from llada.sampling.request import end_tokens
 from llada.sampling.streaming import settled_tokens
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """How far an answer is."""
+    """How far an answer is; of one that is followed, the first one comes after the first call, also without tokens."""
 
     ids: list[int]  # its tokens after those that were told before, which do not change any more
     finish: Literal["stop", "length"] | None  # why it is complete; None: it is not
@@ -42,10 +41,6 @@ class FullError(Exception):
     """So many answers are waited for that another one is not taken."""
 
 
-class _UnwantedError(Exception):
-    """Nobody waits for the answer any more."""
-
-
 @dataclass(eq=False)
 class Job:
     """An answer that is asked for, and who is told of it, from the thread that asks the model."""
@@ -54,6 +49,7 @@ class Job:
     tell: Callable[[Progress], None]
     follow: bool = False  # whether anything is told before the end
     cancelled: bool = False  # nobody waits for it any more
+    begun: bool = False  # something was told
     done: bool = False
     ids: list[int] = field(default_factory=list)  # that are settled
     told: int = 0  # of them
@@ -78,6 +74,7 @@ class Scheduler:
         self._closed = False
         self.running = 0  # answers in the batch of this moment
         self.batches = 0
+        self.forward_passes = 0  # calls of the network, summed over answers, also those that were given up
         self._thread = threading.Thread(target=self._work, name="llada scheduler", daemon=True)
         self._thread.start()
 
@@ -94,6 +91,7 @@ class Scheduler:
         """Put all of them in the queue, or none: FullError where there is no room, InterruptedError after `close`."""
         with self._changed:
             self._check_open()
+            self._queue = deque(job for job in self._queue if not job.cancelled)
             waiting = self.waiting
             if waiting + len(jobs) > self._most:
                 raise FullError(f"{waiting} answers are waited for already, of {self._most} at most; ask again later")
@@ -130,9 +128,10 @@ class Scheduler:
                     return []
                 live = [job for job in self._queue if not job.cancelled]
                 self._queue = deque(live)
-            kind = live[0].kind
+            kind = live[0].kind  # of the oldest one, so that none waits for ever
             batch = [job for job in live if job.kind == kind][: self._batch]
-            self._queue = deque(job for job in live if job not in batch)
+            begun = set(batch)
+            self._queue = deque(job for job in live if job not in begun)
             return batch
 
     def _do(self, batch: list[Job]) -> None:
@@ -157,20 +156,21 @@ class Scheduler:
     def _generate(self, batch: list[Job]) -> None:
         self._check_open()
         sampler, suffix = batch[0].asked.sampler, batch[0].asked.suffix
+        if sampler.longest is not None:
+            for job in batch:
+                self._grow(job)
+            return
         given = [_given(job.asked, self._model.config.mask_token_id) for job in batch]
         canvas, padding = (part.to(self._model.device) for part in left_padded(given, self._pad))
         start = canvas.shape[1] if suffix is None else len(batch[0].asked.prompt)
         seeds = torch.tensor([job.asked.seed for job in batch])
         rows = torch.tensor([job.asked.row for job in batch])
         how = (self._model, canvas, padding, sampler, seeds)
-        if sampler.longest is not None:
-            for row, job in enumerate(batch):
-                self._grow(job, *(each[row : row + 1] for each in (canvas, padding, seeds, rows)))
-            return
-        meter = Meter.of(canvas)
+        meter, before = Meter.of(canvas), self.forward_passes
         states_of = generation_states if suffix is None else infill_states
         for state in states_of(*how, first_row=rows, meter=meter):
             canvas = state.canvas
+            self.forward_passes = before + int(meter.evaluations.sum())  # sync
             settled = settled_tokens(state, sampler, self._model.config.mask_token_id, start)
             self._tell(batch, canvas[:, start:], settled, meter)
             self._check_open()
@@ -178,17 +178,20 @@ class Scheduler:
                 return
         self._finish(batch, canvas[:, start:], meter)
 
-    def _grow(self, job: Job, prompt: Tensor, padding: Tensor, seed: Tensor, row: Tensor) -> None:
-        """Generate an answer that finds its own length, which has no states at which it could be given up."""
-
-        def wanted(*_: object) -> None:
+    def _grow(self, job: Job) -> None:
+        """Generate an answer that finds its own length, and so has a canvas of its own."""
+        if job.cancelled:
+            return
+        asked, before = job.asked, self.forward_passes
+        prompt = torch.tensor([asked.prompt], dtype=torch.long, device=self._model.device)
+        meter, sequence = Meter.of(prompt), prompt[0]
+        for grown in growing_states(self._model, prompt, asked.sampler, asked.seed, first_row=asked.row, meter=meter):
+            sequence = grown.sequence
+            self.forward_passes = before + int(meter.evaluations)  # sync
             self._check_open()
             if job.cancelled:
-                raise _UnwantedError
-
-        with suppress(_UnwantedError), self._model.register_forward_pre_hook(wanted):
-            out = generate(self._model, prompt, padding, job.asked.sampler, seed, first_row=row)
-            self._finish([job], out.sequences[:, prompt.shape[1] :], Meter(out.forward_passes, out.query_tokens))
+                return
+        self._finish([job], sequence[None, prompt.shape[1] :], meter)
 
     def _finish(self, batch: list[Job], ids: Tensor, meter: Meter) -> None:
         """Tell everybody the whole answer (B, L)."""
@@ -200,8 +203,10 @@ class Scheduler:
         for row, (job, count) in enumerate(zip(batch, settled.tolist(), strict=True)):
             new = ids[row, len(job.ids) : min(count, job.asked.most)].tolist()
             ended = next((place for place, token in enumerate(new, 1) if token in self._ends), None)
-            if job.cancelled or job.done or not (new or done):
+            first = job.follow and not job.begun
+            if job.cancelled or job.done or not (new or done or first):
                 continue
+            job.begun = True
             job.ids += new[:ended]
             whole = len(job.ids) == job.asked.most
             finish = "stop" if ended is not None or (done and not whole) else "length" if whole else None

@@ -4,10 +4,12 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import Request as HTTPRequest
 from fastapi.responses import JSONResponse, Response
@@ -26,6 +28,8 @@ from llada.serve.protocol import Reader, Request
 from llada.serve.replies import Piece, Reply
 from llada.serve.scheduler import STOPPING, FullError, Scheduler
 
+T = TypeVar("T")
+
 
 class Service:
     """What the routes share."""
@@ -40,14 +44,14 @@ class Service:
     ):
         sampler.check_lengths()
         self._limits, self._tokenizer = limits, tokenizer
-        ends = end_tokens(model)
+        ends, mask, context = end_tokens(model), model.config.mask_token_id, model.config.max_position_embeddings
+        self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
+        self.reader.check()
         pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
         self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting, gather=limits.gather)
         self.metrics = Metrics(self.scheduler)
-        # prompts may be long, and a tokenizer must not be used by two threads at once
+        # prompts may be long, and the reader's tokenizer must not be used by two threads at once
         self._reading = ThreadPoolExecutor(1, "llada reader")
-        mask, context = model.config.mask_token_id, model.config.max_position_embeddings
-        self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
         self.card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llada"}
 
     def close(self) -> None:
@@ -60,50 +64,50 @@ class Service:
         loop, seed = asyncio.get_running_loop(), secrets.randbits(53)  # as many as numbers of JavaScript hold
         deadline = loop.time() + self._limits.seconds
         try:
-            async with asyncio.timeout_at(deadline):
+            async with self._within(deadline, 408, "the request did not come within {} seconds"):
                 body = await self._body(http)
-                request = await self._read(read, body, seed)
-        except TimeoutError:
-            raise RequestError(408, f"the request did not come within {self._limits.seconds:g} seconds") from None
         except ClientDisconnect:
             return _unread()
+        async with self._within(deadline, 503, "others were read for {} seconds before the request; ask again later"):
+            request = await self._read(read, body, seed)
         try:
             reply = Reply(request, self._tokenizer, self.scheduler)
         except FullError as full:
             raise RequestError(429, str(full), headers={"Retry-After": "1"}) from None
         except InterruptedError as stopping:
             raise RequestError(503, str(stopping)) from None
-        if request.stream:
-            return EventStream(self._events(reply, format, deadline), deadline, partial(self._end, reply))
-        return await self._whole(http, reply, format, deadline)
-
-    async def _whole(self, http: HTTPRequest, reply: Reply, format: Format, deadline: float) -> Response:
-        texts = [text or "" for text in reply.request.prompts]
-
-        async def collect() -> None:
-            async for piece in self._pieces(reply, deadline):
-                texts[piece.number] += piece.text
-
-        answering, leaving = asyncio.ensure_future(collect()), asyncio.ensure_future(_left(http))
+        pieces = self._pieces(reply, deadline)
+        begun = False
         try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                return _unread()
-            answering.result()
-            return JSONResponse(format.complete(reply, texts))
+            if not request.stream:
+                return JSONResponse(await _unless_left(http, self._whole(reply, format, pieces)))
+            first = await _unless_left(http, anext(pieces))  # what the sampler refuses has a status of its own
+            begun = True
+            return EventStream(self._events(reply, format, first, pieces), deadline, partial(self._end, reply))
+        except ClientDisconnect:
+            return _unread()
         finally:
-            for task in (answering, leaving):
-                task.cancel()
-            self._end(reply)
+            if not begun:
+                self._end(reply)
 
-    async def _events(self, reply: Reply, format: Format, deadline: float) -> AsyncIterator[str]:
+    async def _whole(self, reply: Reply, format: Format, pieces: AsyncIterator[Piece]) -> dict[str, Any]:
+        texts = [text or "" for text in reply.request.prompts]
+        async for piece in pieces:
+            texts[piece.number] += piece.text
+        return format.complete(reply, texts)
+
+    async def _events(
+        self, reply: Reply, format: Format, first: Piece, others: AsyncIterator[Piece]
+    ) -> AsyncIterator[str]:
         """Server-sent events. An error, once they have begun, is one of them, and the last."""
         try:
-            for index, text in enumerate(reply.request.prompts):
-                yield event(format.begin(index, text or ""))
-            async for piece in self._pieces(reply, deadline):
+            for index in range(len(reply.choices)):
+                yield event(format.begin(reply, index))
+            if first.text or first.finish_reason:
+                yield event(format.go_on(reply, first))
+            async for piece in others:
                 if piece.text or piece.finish_reason:
-                    yield event(format.go_on(piece))
+                    yield event(format.go_on(reply, piece))
             if reply.request.include_usage:
                 yield event(format.end(reply))
             yield "data: [DONE]\n\n"
@@ -127,6 +131,15 @@ class Service:
     def _end(self, reply: Reply) -> None:
         reply.cancel()
         self.metrics.count(reply)
+
+    @asynccontextmanager
+    async def _within(self, deadline: float, status: int, message: str) -> AsyncIterator[None]:
+        """Raise RequestError with this status where what is done in it has not ended at the deadline."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError:
+            raise RequestError(status, message.format(f"{self._limits.seconds:g}")) from None
 
     async def _read(self, read: Callable[[object, int], Request], body: object, seed: int) -> Request:
         """What a body asks for, read in a thread."""
@@ -161,6 +174,19 @@ class Service:
 def _unread() -> Response:
     """To a client that has gone."""
     return Response(status_code=499)
+
+
+async def _unless_left(http: HTTPRequest, answer: Awaitable[T]) -> T:
+    """The answer. Raises ClientDisconnect, and gives it up, once nobody waits for it any more."""
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(http))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
 
 
 async def _left(http: HTTPRequest) -> None:

@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from llada.model.modeling import LLaDAForMaskedLM
-from llada.sampling.generate import Generation, account, generate
+from llada.sampling.generate import Generation, account, generation_of, growing_states
 from llada.sampling.likeliest import Likeliest
 from llada.sampling.predictors import Meter
 from llada.sampling.trace import Recorder, Trace
@@ -42,7 +43,7 @@ def run(
 ) -> Iterator[Moment]:
     """The moments of a task, one before the first step, one after each, and one with the outcome.
 
-    An answer that finds its own length has the last one only, as its canvas grows.
+    An answer that finds its own length has none before its first step and no trace, as its canvas grows.
 
     Args:
         alternatives: likeliest tokens of each position to keep in the trace.
@@ -50,7 +51,7 @@ def run(
     """
     mask = model.config.mask_token_id
     if task.sampler.longest is not None:
-        yield _grown(model, tokenizer, task, seed)
+        yield from _growing(model, tokenizer, task, seed, delay)
         return
     meter = Meter.of(task.canvas)
     likeliest = Likeliest(alternatives, mask) if alternatives else None
@@ -87,9 +88,18 @@ def page_of(tokenizer: PreTrainedTokenizerBase, trace: Trace, title: str) -> str
     return page(tokenizer, [Told(title, list(recorded(trace)), alternatives_of(trace, 0))])
 
 
-def _grown(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, task: Task, seed: int) -> Moment:
-    out = generate(model, task.canvas[:, : task.prompt], None, task.sampler, seed)
-    frame = Frames(out.sequences[0].cpu(), model.config.mask_token_id).first
-    text = task.text(tokenizer, out.sequences[0].tolist())
-    status = "done: its canvas grows, so there are no steps to show or to keep"
-    return Moment(painted(tokenizer, frame, task.start, task.prompt), status, Outcome(text, cost_of(out), None))
+def _growing(
+    model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, task: Task, seed: int, delay: float
+) -> Iterator[Moment]:
+    prompt, mask = task.canvas[:, : task.prompt], model.config.mask_token_id
+    meter, sequence, canvas = Meter.of(prompt), prompt, ""
+    for grown in growing_states(model, prompt, task.sampler, seed, meter=meter):
+        sequence = grown.sequence[None]
+        canvas = painted(tokenizer, Frames(sequence[0].cpu(), mask).first, task.start, task.prompt)
+        masks = int((sequence == mask).sum())
+        yield Moment(canvas, f"{int(meter.evaluations)} forward passes, {masks} masks left")
+        time.sleep(delay)
+    generated = torch.arange(sequence.shape[1], device=sequence.device)[None] >= task.prompt
+    out = generation_of(model, sequence, generated, meter)
+    text = task.text(tokenizer, sequence[0].tolist())
+    yield Moment(canvas, "done: its canvas grows, so there are no steps to keep", Outcome(text, cost_of(out), None))

@@ -7,11 +7,13 @@ from contextlib import suppress
 import uvicorn
 from fastapi import FastAPI
 
+from llada.listening import Server
+
 ADDRESS = "127.0.0.1"
 PATIENCE = 2  # seconds in which a step that is running may end
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     def __init__(self, settings: uvicorn.Config, app: FastAPI):
         super().__init__(settings)
         self._app = app
@@ -21,12 +23,15 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(app: FastAPI, port: int) -> None:
-    """Serve the app until Ctrl-C or SIGTERM, neither of which ends the program: what follows can tidy up."""
-    settings = uvicorn.Config(app, host=ADDRESS, port=port, timeout_graceful_shutdown=PATIENCE, access_log=False)
+def run(app: FastAPI, address: socket.socket) -> None:
+    """Serve the app until Ctrl-C or SIGTERM, neither of which ends the program: what follows can tidy up.
+
+    The address is one of `llada.listening.listen`.
+    """
+    settings = uvicorn.Config(app, timeout_graceful_shutdown=PATIENCE, access_log=False)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again in the end
     try:
         with suppress(KeyboardInterrupt):
-            _Server(settings, app).run()
+            _Server(settings, app).run([address])
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -58,7 +58,9 @@ class Task(NamedTuple):
     ) -> Iterator[State]:
         """Of the sampler. Raises ValueError for one that does not go with what is asked."""
         if self.kind == "fill in" or self.fixed is not None:
-            return infill_states(model, self.canvas, None, self.sampler, seed, meter=meter, likeliest=likeliest)
+            return infill_states(
+                model, self.canvas, None, self.sampler, seed, meter=meter, likeliest=likeliest, start=self.prompt
+            )
         prompt = self.canvas[:, : self.prompt]
         return generation_states(model, prompt, None, self.sampler, seed, meter=meter, likeliest=likeliest)
 
@@ -83,8 +85,8 @@ def task_of(
     Raises ValueError for what cannot be asked, and for what exceeds the model's length or `PASSES`.
     """
     task = _made(model, tokenizer, asked, values)
-    masks = int((task.canvas == model.config.mask_token_id).sum())
-    passes = most_passes(task.sampler, task.sampler.longest or masks)
+    masks = (task.canvas[0, task.prompt :] == model.config.mask_token_id).nonzero()[:, 0].tolist()
+    passes = most_passes(task.sampler, range(task.sampler.longest) if task.sampler.longest else masks)
     if passes > PASSES:
         raise ValueError(
             f"this sampler may call the model {passes} times, more than the {PASSES} of the page; ask for fewer steps, "
@@ -102,6 +104,11 @@ def _made(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: As
 
     if not asked.text.strip() and asked.kind != "continue":
         raise ValueError("there is nothing to do yet: type a text")
+    if values.get("longest") is not None and (asked.kind == "fill in" or asked.fixed.strip()):
+        raise ValueError(
+            "longest, with which an answer finds its length, goes with neither gaps nor fixed words, whose places are "
+            "counted in a text of known length; leave it out"
+        )
     if asked.kind == "fill in":
         check_length(model, asked.gap * asked.text.count(GAP))  # before so many masks are made
         tokens = encode_gaps(tokenizer, asked.text, asked.gap, mask)
@@ -114,7 +121,8 @@ def _made(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: As
     if not fixed:
         sampler = SamplerConfig(**values)
         return Task(asked.kind, sampler, canvas_of(model, canvas(ids), sampler), len(ids), before, None)
-    length = SamplerConfig(**{name: value for name, value in values.items() if name == "gen_length"}).gen_length
-    check_length(model, len(ids) + length)
-    answer = place(tokenizer, fixed, length, mask)
+    whole = SamplerConfig(**values)
+    whole.check_lengths()  # blocks and steps are those of an answer without fixed words
+    check_length(model, len(ids) + whole.gen_length)
+    answer = place(tokenizer, fixed, whole.gen_length, mask)
     return Task(asked.kind, SamplerConfig(**others), canvas([*ids, *answer.tokens]), len(ids), before, answer.end)

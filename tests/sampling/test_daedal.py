@@ -36,7 +36,7 @@ class Story:
 
 def test_answer_grows_until_its_end_is_inside():
     story = Story(prompt=3, length=100)
-    grown = daedal(story, torch.tensor([1, 2, 3]), MASK, EOS)
+    *_, grown = daedal(story, torch.tensor([1, 2, 3]), MASK, EOS)
     answer = grown.sequence[3:]
     assert answer[:100].tolist() == [i % 7 for i in range(100)]
     assert (answer[100:] == EOS).all()
@@ -47,9 +47,18 @@ def test_answer_grows_until_its_end_is_inside():
     assert grown.forward_passes == len(story.lengths)
 
 
+def test_there_is_an_answer_after_each_call_and_it_only_grows():
+    story = Story(prompt=2, length=64, doubtful=5)
+    states = list(daedal(story, torch.tensor([1, 2]), MASK, EOS, initial=24, insert_until=2.0, insert_below=0.2))
+    assert [state.forward_passes for state in states] == list(range(1, len(story.lengths) + 1))
+    lengths = [len(state.sequence) for state in states]
+    assert lengths == sorted(lengths)
+    assert [(state.sequence == MASK).any().item() for state in states] == [True] * (len(states) - 1) + [False]
+
+
 def test_answer_is_never_longer_than_allowed():
     for longest in (64, 70, 90):
-        grown = daedal(Story(3, 1000, doubtful=20), torch.tensor([1, 2, 3]), MASK, EOS, longest=longest)
+        *_, grown = daedal(Story(3, 1000, doubtful=20), torch.tensor([1, 2, 3]), MASK, EOS, longest=longest)
         assert len(grown.sequence) == 3 + longest
         assert not (grown.sequence == MASK).any()
 
@@ -62,7 +71,9 @@ def test_without_insertion_and_threshold_it_is_one_token_a_step_by_maximum_proba
         return (mean + table[canvas].flip(1))[:, window]
 
     prompt = torch.tensor([1, 2, 3])
-    grown = daedal(predict, prompt, MASK, EOS, initial=24, longest=24, block_length=8, reveal_from=2.0, insert_below=0)
+    *_, grown = daedal(
+        predict, prompt, MASK, EOS, initial=24, longest=24, block_length=8, reveal_from=2.0, insert_below=0
+    )
     canvas = torch.cat((prompt, torch.full((24,), MASK)))[None]
     blocks = [slice(3 + i, 11 + i) for i in (0, 8, 16)]
     states = list(denoise(predict, canvas, MASK, blocks=blocks, order=max_probability))
@@ -74,7 +85,7 @@ def test_without_insertion_and_threshold_it_is_one_token_a_step_by_maximum_proba
 def test_doubt_makes_room_and_keeps_what_was_revealed_in_order():
     """Sure of everything but the sixth token, as long as the answer is shorter than 45."""
     story = Story(prompt=2, length=64, doubtful=5)
-    grown = daedal(
+    *_, grown = daedal(
         story, torch.tensor([1, 2]), MASK, EOS, initial=24, grow_until=0.0, insert_until=2.0, insert_below=0.2
     )
     assert grown.inserted == 7
@@ -93,7 +104,7 @@ def test_every_step_draws_with_numbers_of_its_own():
 
     uniforms = Watched(torch.tensor([0]), torch.zeros(1, dtype=torch.long), torch.arange(61)[None])
     options = {"initial": 32, "longest": 60, "block_length": 8, "draft": categorical(1.0), "uniforms": uniforms}
-    daedal(Story(prompt=1, length=20, doubtful=5), torch.tensor([1]), MASK, EOS, **options)
+    list(daedal(Story(prompt=1, length=20, doubtful=5), torch.tensor([1]), MASK, EOS, **options))
     assert len([stream for _, stream in asked if stream == Stream.DRAFT]) > 2
     assert len(set(asked)) == len(asked)
 
@@ -111,7 +122,7 @@ def test_every_step_draws_with_numbers_of_its_own():
 def test_impossible_request_is_explained(options, message):
     prompt = options.pop("prompt", torch.tensor([1]))
     with pytest.raises(ValueError, match=message):
-        daedal(Story(1, 5), prompt, MASK, EOS, **options)
+        next(daedal(Story(1, 5), prompt, MASK, EOS, **options))
 
 
 def test_end_confidence_counts_the_last_positions_that_predict_the_end():

@@ -18,7 +18,7 @@ from llada.sampling.chains import Round
 from llada.sampling.config import SamplerConfig
 from llada.sampling.daedal import daedal
 from llada.sampling.denoise import row_uniforms
-from llada.sampling.generate import generate, generation_states, infill
+from llada.sampling.generate import generate, generation_states, growing_states, infill
 from llada.sampling.predictors import guided, plain
 from llada.sampling.speculate import exact_speculation
 from llada.sampling.trace import Recorder
@@ -243,7 +243,7 @@ def test_every_answer_finds_its_length_and_is_filled_up_with_the_end_of_sequence
     for i, row in enumerate(prompt):
         own = row[attention_mask[i] == 1]
         options = {"initial": 8, "longest": 80, "block_length": 16}
-        alone = daedal(plain(Story()), own, MASK, EOS, **options)
+        *_, alone = daedal(plain(Story()), own, MASK, EOS, **options)
         lengths.append(len(alone.sequence) - len(own))
         assert torch.equal(out.sequences[i, 4 : 4 + lengths[i]], alone.sequence[len(own) :])
         assert (out.sequences[i, 4 + lengths[i] :] == EOS).all()
@@ -251,6 +251,11 @@ def test_every_answer_finds_its_length_and_is_filled_up_with_the_end_of_sequence
         assert out.tokens_per_forward[i] == pytest.approx((5 * int(row[2]) + 1) / alone.forward_passes)
     assert len(set(lengths)) == 3
     assert out.sequences.shape == (3, 4 + max(lengths))
+
+
+def test_an_answer_that_does_not_grow_has_other_states():
+    with pytest.raises(ValueError, match="without longest an answer does not grow; take generation_states"):
+        growing_states(Story(), torch.tensor([[6, SEP]]), SamplerConfig())
 
 
 def test_answer_that_reaches_the_longest_length_is_counted_without_an_end():
@@ -294,7 +299,7 @@ def test_growing_answers_can_be_guided_and_kept_from_tokens(model):
         return logits.index_fill(-1, torch.tensor([3]), -torch.inf)
 
     options = {"initial": 8, "longest": 24, "block_length": 16, "insert_below": 0.5, "insert_until": 1.0}
-    alone = daedal(predict, prompts(1)[0], model.config.mask_token_id, model.config.eos_token_id, **options)
+    *_, alone = daedal(predict, prompts(1)[0], model.config.mask_token_id, model.config.eos_token_id, **options)
     assert torch.equal(out.sequences[0], alone.sequence)
     assert out.forward_passes.tolist() == [2 * alone.forward_passes]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_model import MASK, load_golden, prompts
 
-from llada.sampling.generate import SamplerConfig, infill
+from llada.sampling.generate import SamplerConfig, infill, infill_states
 
 golden = pytest.fixture(scope="module")(load_golden)
 
@@ -48,3 +48,11 @@ def test_impossible_infilling_is_explained(golden, fields, padding, message):
     present[0, :2] = padding is None
     with pytest.raises(ValueError, match=message):
         infill(golden[0], canvas, present, SamplerConfig(**fields))
+
+
+def test_blocks_begin_where_they_are_told_to(golden):
+    canvas = torch.cat((prompts(1, 3), torch.full((1, 8), MASK)), dim=1)
+    states = list(infill_states(golden[0], canvas, None, SamplerConfig(block_length=4, steps=4), start=3))
+    assert [state.block for state in states] == [slice(3, 7)] * 2 + [slice(7, 11)] * 2
+    with pytest.raises(ValueError, match=r"the canvas holds \[MASK\] before position 4, where the first block begins"):
+        infill_states(golden[0], canvas, None, SamplerConfig(), start=4)

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from processes import wait_until
 from starlette.testclient import TestClient
 
+from llada.data.chat import decode_response
+from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import generation_states
+from llada.sampling.generate import generate, generation_states
 from llada.serve.app import make_app
 from llada.serve.limits import Limits
 from llada.serve.protocol import Reader
@@ -81,6 +84,19 @@ def test_health_and_metrics(client):
         assert value(after, f"llada_{key}_total") - value(before, f"llada_{key}_total") == usage[key]
     done = 'llada_requests_total{path="/v1/completions",status="200"}'
     assert value(after, done) == value(before, done) + 1
+    assert value(after, "llada_batches_total") == value(before, "llada_batches_total") + 1
+    assert client.head("/health").status_code == 200
+
+
+def test_failure_of_the_server_itself_is_counted_as_one(model, tokenizer, monkeypatch):
+    def broken(self, body, seed):
+        raise KeyError("x")
+
+    monkeypatch.setattr(Reader, "completion", broken)
+    app = make_app(model, tokenizer, name="small", sampler=SamplerConfig(gen_length=16))
+    with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
+        assert client.post("/v1/completions", json=PROMPT).status_code == 500
+        assert 'llada_requests_total{path="/v1/completions",status="500"} 1.0' in client.get("/metrics").text
 
 
 def test_seed_gives_the_same_answer_again_and_is_told(client):
@@ -92,6 +108,23 @@ def test_seed_gives_the_same_answer_again_and_is_told(client):
     free = client.post("/v1/completions", json=drawn).json()
     repeated = client.post("/v1/completions", json=drawn | {"seed": free["diffusion"]["seed"]}).json()
     assert free["choices"] == repeated["choices"]
+
+
+@pytest.mark.parametrize("name", ["gibbs", "ancestral", "remdm", "semi_autoregressive", "daedal"])
+def test_answer_to_a_seed_is_that_of_the_library(model, tokenizer, name):
+    """Also where a sampler makes more steps than there are tokens."""
+    steps = {"steps": 40} if name in ("gibbs", "ancestral", "remdm") else {}
+    more = {"longest": 12, "block_length": 4} if name == "daedal" else {}
+    more |= {"block_length": 4} if name == "semi_autoregressive" else {}
+    sampler = SamplerConfig.named(name, **{"gen_length": 8} | steps | more)
+    prompt = torch.tensor([encode(tokenizer, "the model")])
+    alone = generate(model, prompt, None, sampler, 1)
+    app = make_app(model, tokenizer, name="small", sampler=sampler)
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        told = client.post("/v1/completions", json={"model": "small", "prompt": "the model", "seed": 1}).json()
+    written = alone.sequences[0, prompt.shape[1] :].tolist()
+    assert told["choices"][0]["text"] == decode_response(tokenizer, written)
+    assert told["diffusion"]["forward_passes"] == alone.forward_passes.tolist()
 
 
 def test_usage_counts_what_was_read_and_written(client, tokenizer):
@@ -130,7 +163,21 @@ def test_stream_tells_the_whole_answer_in_parts(client, order):
         assert "".join(c["delta"].get("content", "") for c in mine) == choice["message"]["content"]
         assert [c["finish_reason"] for c in mine if c["finish_reason"]] == [choice["finish_reason"]]
     assert parts[-1]["usage"] == whole["usage"]
+    assert all(part["usage"] is None for part in parts[:-1])
     assert len(parts) > 5
+
+
+def test_stream_begins_with_the_seed_that_gives_it_again(client):
+    drawn = TALK | {"temperature": 1.0}
+    free = events(client.post("/v1/chat/completions", json=drawn | {"stream": True, "n": 2}).text)
+    assert not any("usage" in part for part in free)
+    assert free[0]["diffusion"] == free[1]["diffusion"]
+    again = client.post("/v1/chat/completions", json=drawn | {"seed": free[0]["diffusion"]["seed"], "n": 2}).json()
+    for choice in again["choices"]:
+        mine = [
+            c["delta"].get("content", "") for part in free for c in part["choices"] if c["index"] == choice["index"]
+        ]
+        assert "".join(mine) == choice["message"]["content"]
 
 
 def test_text_streams_too(client):
@@ -147,6 +194,8 @@ REFUSED = {
     "the body is a list; send a JSON object": (400, {"json": []}),
     "unknown field 'tempreature'; did you mean 'temperature'?": (400, {"json": PROMPT | {"tempreature": 1}}),
     "needs threshold": (400, {"json": PROMPT | {"reveal": "threshold"}}),
+    "1000000": (400, {"json": PROMPT | {"suppress_tokens": [10**6]}}),
+    "needs a model whose attention is block-causal": (400, {"json": PROMPT | {"cache": "block_causal"}}),
     "blocks of 3 tokens": (400, {"json": PROMPT | {"suffix": "x", "block_length": 3, "steps": 5}}),
     "stop_at_eos has no effect on infilling": (400, {"json": PROMPT | {"suffix": "x", "stop_at_eos": True}}),
     "there is no model 'x' here; it is 'small'": (404, {"json": PROMPT | {"model": "x"}}),
@@ -156,10 +205,12 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("message", REFUSED, ids=range(len(REFUSED)))
-def test_what_is_wrong_is_told_with_a_status(client, message):
+def test_what_is_wrong_is_told_with_a_status(client, message, stream):
     status, sent = REFUSED[message]
-    content = sent.get("content", json.dumps(sent.get("json")))
+    body = sent.get("json")
+    content = sent.get("content", json.dumps(body | {"stream": stream} if isinstance(body, dict) else body))
     headers = {"content-type": sent.get("type", "application/json"), "host": sent.get("host", "localhost")}
     answer = client.post("/v1/completions", content=content, headers=headers)
     assert answer.status_code == status
@@ -184,6 +235,7 @@ def test_key_is_asked_for(model, tokenizer):
             for path in ("/v1/models", "/metrics", "/unknown"):
                 refused = client.get(path, headers={"authorization": given})
                 assert refused.status_code == 401
+                assert refused.headers["www-authenticate"] == "Bearer"
                 assert refused.json()["error"]["message"] == (
                     "give the server's key in the header Authorization: Bearer KEY"
                 )
@@ -255,6 +307,75 @@ def test_stream_that_is_not_read_ends_and_so_does_its_work(model, tokenizer, mon
         scheduler = client.app.state.close.__self__.scheduler
         wait_until(lambda: not (scheduler.running or scheduler.waiting))
         assert scheduler.batches <= 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_leaves_ends_the_work_for_it_and_what_was_done_is_counted(model, tokenizer, monkeypatch, stream):
+    """It leaves after three steps of 128."""
+    body = PROMPT | {"stream": stream, "max_tokens": 128, "order": "left_to_right", "forbid_eos": True}
+    steps, three = [], threading.Event()
+
+    def slowly(*args, **kwargs):
+        for state in generation_states(*args, **kwargs):
+            steps.append(state)
+            if len(steps) == 3:
+                three.set()
+            time.sleep(0.01)
+            yield state
+
+    async def ask(app) -> list[dict]:
+        messages, sent = [{"type": "http.request", "body": json.dumps(body).encode()}], []
+
+        async def receive() -> dict:
+            if messages:
+                return messages.pop()
+            while not three.is_set():
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        await app(asking(), receive, send)
+        return sent
+
+    monkeypatch.setattr("llada.serve.scheduler.generation_states", slowly)
+    with client_of(model, tokenizer) as client:
+        assert asyncio.run(ask(client.app))[0]["status"] == (200 if stream else 499)
+        scheduler = client.app.state.close.__self__.scheduler
+        wait_until(lambda: not scheduler.running)
+        assert 3 <= len(steps) < 64
+        counted = client.get("/metrics").text
+        assert f"llada_forward_passes_total {len(steps)}.0" in counted
+        tokens = float(counted.partition("\nllada_completion_tokens_total ")[2].partition("\n")[0])
+        assert 1 <= tokens <= len(steps)
+
+
+def test_body_that_does_not_come_and_one_that_is_not_read_in_time_are_given_up(model, tokenizer, monkeypatch):
+    read = Reader.completion
+
+    def slowly(self, body, seed):
+        time.sleep(0.2)
+        return read(self, body, seed)
+
+    async def ask(app) -> dict:
+        async def receive() -> dict:
+            return await asyncio.Event().wait()
+
+        sent = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        await app(asking(), receive, send)
+        return sent[0]
+
+    monkeypatch.setattr(Reader, "completion", slowly)
+    with client_of(model, tokenizer, Limits(seconds=0.1)) as client:
+        assert asyncio.run(ask(client.app))["status"] == 408
+        late = client.post("/v1/completions", json=PROMPT)
+        assert late.status_code == 503
+        assert late.json()["error"]["message"] == "others were read for 0.1 seconds before the request; ask again later"
 
 
 def test_client_that_leaves_while_it_sends_its_body_is_no_failure(model, tokenizer):

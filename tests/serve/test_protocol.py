@@ -1,8 +1,10 @@
 """What bodies ask for, and what they are refused for."""
 
+from dataclasses import replace
+
 import pytest
 
-from llada.config import _explain
+from llada.config import ConfigError, _explain, read_yaml
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
@@ -10,6 +12,7 @@ from llada.sampling.passes import most_passes
 from llada.serve.errors import RequestError
 from llada.serve.limits import Limits
 from llada.serve.protocol import Reader
+from llada.web.form import published
 
 TALK = [{"role": "user", "content": "Hello"}]
 LIMITS = Limits(tokens=100, passes=120, choices=4)
@@ -86,6 +89,56 @@ def test_canvas_is_as_many_blocks_as_the_answer_needs(model, tokenizer, sampler,
     assert (asked.most, asked.sampler.gen_length, asked.sampler.steps) == (most or 12, length, steps)
 
 
+@pytest.mark.parametrize("name", published())
+def test_request_that_says_nothing_else_gets_the_sampler_of_the_server(model, tokenizer, name):
+    more = {"gen_length": 64} if "gen_length" not in read_yaml(SamplerConfig.file_of(name)) else {}
+    more |= {"background": "counts.json"} if name == "position_calibrated" else {}
+    sampler = SamplerConfig.named(name, **more)
+    reads = replace(reader(model, tokenizer), sampler=sampler, limits=Limits(tokens=2048, passes=4096), context=4096)
+    assert reads.completion({"model": "m", "prompt": "abc"}, 0).asked[0].sampler == sampler
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ({"reveal": "ancestral", "steps": 64}, 64),
+        ({"reveal": "gibbs", "steps": 64}, 64),
+        ({"reveal": "remdm", "remask": "cap", "steps": 64}, 64),
+        ({"reveal": "p2", "steps": 64, "block_length": 8}, 32),  # 32 for each block, as in the server's two
+        ({"reveal": "klass", "threshold": 0.9, "steps": 16}, 8),
+        ({"steps": 16}, 8),
+    ],
+    ids=lambda value: value["reveal"] if isinstance(value, dict) and "reveal" in value else None,
+)
+def test_steps_beyond_tokens_stay_where_a_rule_can_use_them(model, tokenizer, sampler, steps):
+    sampler = sampler | {"gen_length": 16}
+    assert text(model, tokenizer, sampler, max_tokens=8).asked[0].sampler.steps == steps
+    assert text(model, tokenizer, sampler, max_tokens=8, suffix="x", block_length=None).asked[0].sampler.steps == (
+        64 if steps > 8 else 8
+    )
+
+
+def test_published_sampler_writes_as_many_tokens_as_that_of_the_server(model, tokenizer):
+    for name in ("margin", "semi_autoregressive", "daedal"):
+        body = {"model": "m", "prompt": "", "sampler": name, "block_length": 4}
+        asked = reader(model, tokenizer, gen_length=12).completion(body, 0).asked[0]
+        assert (asked.most, asked.sampler.gen_length) == (12, 12)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ({"gen_length": 101}, "refused by its own limits: max_tokens=101 exceeds the 100 that this server allows"),
+        ({"gen_length": 64, "cfg_scale": 1.0}, "may call the model 128 times, more than the 120 that this server"),
+        ({"gen_length": 161}, "writes 161 tokens, more than the model's 160; set a smaller gen_length"),
+    ],
+    ids=range(3),
+)
+def test_sampler_that_no_request_could_use_is_refused_at_the_start(model, tokenizer, sampler, message):
+    with pytest.raises(ConfigError, match=message):
+        reader(model, tokenizer, **sampler).check()
+
+
 def test_published_sampler_is_taken_by_its_name(model, tokenizer):
     asked = text(model, tokenizer, sampler={}).asked[0]
     assert asked.sampler.order == "confidence"
@@ -125,6 +178,17 @@ TEXTS = {
     "stream_options has no effect without stream": {"stream_options": {"include_usage": True}},
     "1 prompts × n=5 are 5 answers, more than the 4": {"n": 5},
     "max_tokens=101 exceeds the 100 that this server allows": {"max_tokens": 101},
+    "max_tokens=90 in whole blocks of block_length=60 are 120 tokens, more than the 100": {
+        "max_tokens": 90,
+        "block_length": 60,
+    },
+    "may call the model 202 times, more than the 120": {
+        "max_tokens": 2,
+        "suffix": "abcd",
+        "block_length": 2,
+        "edit_threshold": 0.0,
+        "edit_steps": 100,
+    },
     "140 tokens of the prompt and 30 of the answer are more than the model's 160": {
         "prompt": "a" * 140,
         "max_tokens": 30,
@@ -270,4 +334,11 @@ def test_messages_of_errors_have_an_end(model, tokenizer):
 )
 def test_most_passes_counts_what_a_sampler_may_do(fields, passes):
     sampler = SamplerConfig(gen_length=24, **fields)
-    assert most_passes(sampler, 24) == passes
+    assert most_passes(sampler, range(24)) == passes
+
+
+@pytest.mark.parametrize(("masks", "blocks"), [([3, 4], 2), ([4, 5], 1), ([0, 7], 2), ([], 0)])
+def test_most_passes_counts_the_blocks_that_have_masks(masks, blocks):
+    sampler = SamplerConfig(block_length=2, edit_threshold=0.5, edit_steps=100)
+    assert most_passes(sampler, masks) == len(masks) + 100 * blocks
+    assert most_passes(SamplerConfig(block_length=2, counts=[0, 0, 2]), masks) == 3 * blocks

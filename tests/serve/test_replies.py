@@ -1,6 +1,8 @@
 """Text in pieces, and where it is cut."""
 
+import asyncio
 import random
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -8,8 +10,10 @@ from hypothesis import strategies as st
 
 from llada.data.chat import _decode, decode_response
 from llada.data.tokenizer import encode
-from llada.serve.replies import Choice, begun
-from llada.serve.scheduler import Progress
+from llada.sampling.config import SamplerConfig
+from llada.serve.protocol import Asked, Request
+from llada.serve.replies import Choice, Reply, begun
+from llada.serve.scheduler import Progress, Scheduler
 
 TEXT = "ein Ü und 漢字 — 🎈 END of it END. "
 
@@ -74,6 +78,28 @@ def test_tokens_at_once_are_read_as_one_by_one(tokenizer, text, stops, cut):
             pieces += slowly.add(Progress([token], "stop" if place == len(ids) else None, 1, 1))
     assert whole == pieces
     assert (once.tokens, once.finish_reason) == (slowly.tokens, slowly.finish_reason)
+
+
+def test_answer_that_was_given_up_stays_so(tokenizer):
+    """Also where more of it was told meanwhile."""
+    jobs = []
+
+    class Taking:
+        def submit(self, given):
+            jobs.extend(given)
+
+    async def read() -> None:
+        asked = [Asked([65], None, 4, SamplerConfig(gen_length=4), 0, 0)]
+        reply = Reply(Request(asked, [None], 1, 0, [], True, False), tokenizer, cast(Scheduler, Taking()))
+        jobs[0].tell(Progress(encode(tokenizer, "A"), None, 1, 1))
+        reply.cancel()
+        pieces = reply.pieces(asyncio.get_running_loop().time() + 0.05)
+        assert (await anext(pieces)).text == "A"
+        with pytest.raises(TimeoutError):
+            await anext(pieces)
+        assert jobs[0].cancelled
+
+    asyncio.run(read())
 
 
 def test_end_of_a_text_that_cannot_be_read_is_told_in_the_end(tokenizer):

@@ -80,7 +80,7 @@ def test_neighbours_change_nothing_and_what_was_told_stays(model, tokenizer, sch
         prompt = torch.tensor([encode(tokenizer, text)], dtype=torch.long)
         alone = generate(model, prompt, None, sampler, seed)
         assert heard.last.ids == until_end(model, alone.sequences[0, prompt.shape[1] :].tolist())
-        assert heard.last.forward_passes <= min(int(alone.forward_passes), most_passes(sampler, 16))
+        assert heard.last.forward_passes <= min(int(alone.forward_passes), most_passes(sampler, range(16)))
         for progress in heard.all:
             assert heard.last.ids[: len(progress.ids)] == progress.ids
         assert len(heard.all) == 1 or seed % 2 == 0  # only who asked for it is told before the end
@@ -169,6 +169,30 @@ def test_room_is_limited_and_a_request_is_taken_whole_or_not_at_all(tokenizer, s
         each.cancelled = True
 
 
+def test_answers_that_are_given_up_take_no_room(tokenizer, scheduler):
+    slow = SamplerConfig(gen_length=128, forbid_eos=True)
+    first = job(asked(tokenizer, "x", slow), Told())
+    scheduler.submit([first])
+    while not scheduler.running:
+        time.sleep(0.001)
+    for _ in range(20):
+        given_up = [job(asked(tokenizer, "x", slow), Told()) for _ in range(8)]
+        scheduler.submit(given_up)
+        for each in given_up:
+            each.cancelled = True
+        assert len(scheduler._queue) <= 8
+    first.cancelled = True
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_follows_an_answer_is_told_after_its_first_call(tokenizer, scheduler, seed):
+    """Whether or not the token that was revealed in it is the first one."""
+    told, sampler = Told(), SamplerConfig(gen_length=4, order="random", forbid_eos=True)
+    scheduler.submit([job(asked(tokenizer, "x", sampler, seed=seed), told, follow=True)])
+    assert told.last.finish
+    assert told.all[0].forward_passes == 1
+
+
 def test_what_nobody_waits_for_is_not_done(tokenizer, scheduler):
     slow = SamplerConfig(gen_length=128, forbid_eos=True)
     told = [Told(), Told()]
@@ -202,7 +226,7 @@ def test_answers_that_find_their_length_are_given_up_within_a_call(model, tokeni
         scheduler.submit(jobs)
         assert (told[1].last.error is None) == (ending == "cancelled")
         scheduler.close()
-    assert len(calls) == 2 + told[1].last.forward_passes
+    assert len(calls) == 2 + told[1].last.forward_passes == scheduler.forward_passes
     assert [len(each.all) for each in told] == ([0, 1, 0] if ending == "cancelled" else [1, 1, 1])
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from llada.cli import app
 from llada.data.chat import decode_response
 from llada.data.tokenizer import encode
+from llada.listening import Server
 from llada.model.checkpoint import load_pretrained
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generate
@@ -33,6 +34,8 @@ BAD = [
     {"extra_body": {"temprature": 1}},
     {"prompt": "x" * 200},
     {"logprobs": 3},
+    {"extra_body": {"suppress_tokens": [10**6]}},  # which only the model's logits tell
+    {"extra_body": {"cache": "block_causal"}},
 ]
 
 
@@ -184,6 +187,14 @@ def test_key_that_no_client_can_send_is_refused(served, monkeypatch, key, messag
     command = ["serve", str(served), "--limit", "unknown=1"]  # which would be refused next
     done = CliRunner().invoke(app, [*command, *(["--api-key", key] if option else [])])
     assert str(done.exception) == message
+
+
+def test_connections_are_limited(served, monkeypatch):
+    limits = []
+    monkeypatch.setattr(Server, "run", lambda self, sockets: limits.append(self.config.limit_concurrency))
+    command = ["serve", str(served), "--port", "0", "--set", "gen_length=8", "--limit", "connections=7"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    assert limits == [7]
 
 
 def test_key_and_address_are_checked_before_anything_is_loaded(served):

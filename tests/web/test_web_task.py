@@ -13,6 +13,7 @@ from llada.sampling.trace import Trace
 from llada.web.run import page_of, run
 from llada.web.task import Asked, task_of
 
+DAEDAL = {"reveal": "threshold", "threshold": 0.9, "longest": 100}
 VALUES = {"gen_length": 12, "temperature": 1.0}
 
 
@@ -65,15 +66,29 @@ def test_gaps_are_filled_as_by_the_library(model, tokenizer):
 def test_fixed_words_stand_in_every_canvas(model, tokenizer, kind, name):
     asked = Asked(kind, "What?", fixed="0: The\n-1: end")
     values = read_yaml(SamplerConfig.file_of(name)) | {"gen_length": 12}
+    values |= {"block_length": 12} if "block_length" in values else {}
     task = task_of(model, tokenizer, asked, values)
     found = outcome(model, tokenizer, asked, values)
-    out = infill(model, task.canvas, None, task.sampler, 3)
+    out = infill(model, task.canvas, None, task.sampler.replace(block_length=None), 3)  # of one block, at any place
     assert found.trace.final.equal(out.sequences)
     the, end = encode(tokenizer, "The"), encode(tokenizer, "end")
     for canvas in found.trace.replay():
         assert canvas[0, task.prompt : task.prompt + 3].tolist() == the
         assert canvas[0, -3:].tolist() == end
     assert found.text.endswith("end")  # even where the model has ended the text before
+
+
+@pytest.mark.parametrize("prompt", [0, 3, 8, 13])
+def test_fixed_words_leave_blocks_and_steps_as_they_are(model, tokenizer, prompt):
+    """The blocks are cut from where the answer begins, and steps are shared by them alone."""
+    values = {"gen_length": 16, "block_length": 8, "steps": 16, "forbid_eos": True}
+    asked = Asked("continue", "a" * prompt, fixed="2: the")
+    found = outcome(model, tokenizer, asked, values)
+    assert found.trace.steps == 5 + 8
+    places = (found.trace.canvas == model.config.mask_token_id)[0].nonzero()[:, 0] - prompt
+    assert places.tolist() == [0, 1, *range(5, 16)]
+    first = list(found.trace.replay())[4][0, prompt:] == model.config.mask_token_id
+    assert first.nonzero()[:, 0].tolist() == list(range(8, 16))
 
 
 def test_an_answer_that_finds_its_length_has_no_trace(model, tokenizer):
@@ -83,6 +98,20 @@ def test_an_answer_that_finds_its_length_has_no_trace(model, tokenizer):
     found = outcome(model, tokenizer, Asked("continue", "the"), values)
     assert found.text == "the" + decode_response(tokenizer, out.sequences[0, 3:].tolist())
     assert found.trace is None
+
+
+def test_an_answer_that_finds_its_length_is_shown_after_each_call_and_can_be_given_up(model, tokenizer):
+    values = DAEDAL | {"threshold": 1.0, "gen_length": 8, "longest": 24, "block_length": 8}
+    task = task_of(model, tokenizer, Asked("continue", "the"), values)
+    calls = []
+    with model.register_forward_pre_hook(lambda *_: calls.append(1)):
+        moments = run(model, tokenizer, task, 0)
+        for number in (1, 2):
+            moment = next(moments)
+            assert moment.status.startswith(f"{number} forward passes, ")
+            assert moment.status.endswith(f", {moment.canvas.count('░')} masks left")
+        moments.close()
+    assert len(calls) == 2
 
 
 def test_there_is_a_moment_for_every_step_and_it_names_it(model, tokenizer):
@@ -139,6 +168,10 @@ def test_the_trace_is_a_file_and_a_page(model, tokenizer, tmp_path):
         (Asked("continue", "a", fixed="0: b"), {"gen_length": 10**6}, "exceed the model's 160"),
         (Asked("continue", "a", fixed="0: b"), {"gen_length": 0}, "gen_length: Input should be greater than or equal"),
         (Asked("continue", "a", fixed="b"), {}, "fixed words, line 1: 'b' has no position"),
+        (Asked("continue", "a", fixed="0: b"), DAEDAL | {"gen_length": 8}, "goes with neither gaps nor fixed words"),
+        (Asked("continue", "a", fixed="0: b"), DAEDAL | {"longest": 200}, "goes with neither gaps nor fixed words"),
+        (Asked("fill in", "a ___"), DAEDAL | {"longest": 200}, "goes with neither gaps nor fixed words"),
+        (Asked("continue", "a", fixed="0: b"), {"gen_length": 4, "steps": 8}, "steps=8 exceeds gen_length=4"),
         (Asked("continue", "a", fixed="0: b"), {"gen_length": 4, "stop_at_eos": True}, "stop_at_eos has no effect on"),
     ],
     ids=lambda value: None,
