@@ -36,7 +36,7 @@ def tune(
 
     from llada.cli.operating_point import announce, headline, record, show
     from llada.config import load_config, to_yaml
-    from llada.durable import check_folder, publish_file
+    from llada.durable import check_file, publish_file
     from llada.eval.grid import grid
     from llada.eval.measure import measure
     from llada.eval.results import Results, subject_of
@@ -46,7 +46,7 @@ def tune(
     from llada.sampling.config import SamplerConfig
 
     for path in filter(None, (output, results)):
-        check_folder(path)
+        check_file(path)
     if output is not None and output.exists():
         raise FileExistsError(f"{output} exists; choose another name or remove it")
     base = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())

@@ -121,6 +121,7 @@ def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
         (["generate", "a", "--alternatives", 2], "--alternatives has no effect without --trace"),
         (["generate", "a", "--delay", 1], "--delay has no effect without --watch"),
         (["generate", "a", "--trace", "nowhere/t.json"], "there is no folder nowhere; make it first"),
+        (["generate", "a", "--trace", ""], ". is a folder, a device, a pipe or a link to nothing; name a file"),
         (["generate", "a", "--sampler", "daedal", "--watch"], "leave out --watch, --trace and --stream"),
         (["generate", "a", "--sampler", "daedal", "--stream"], "leave out --watch, --trace and --stream"),
         (["generate", "a", "--stream", "--json"], "--stream does not go with --json"),
