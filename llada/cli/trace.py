@@ -26,8 +26,8 @@ def render(
     import tempfile
 
     from llada.cli.extras import needs_matplotlib
+    from llada.data.tokenizer import read_tokenizer
     from llada.durable import check_file, publish_file
-    from llada.model.checkpoint import read_tokenizer
     from llada.sampling.trace import Trace
     from llada.show.frames import recorded
     from llada.show.page import Told, alternatives_of, page

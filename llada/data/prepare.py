@@ -28,7 +28,7 @@ from llada.data.corpus import SPLITS, Corpus, without_bad_rows
 from llada.data.shard_writer import EMPTY, ShardWriter, Written
 from llada.data.shards import SHARD_TOKENS, START, Labelled, Step, id_type, write_documents, write_index
 from llada.data.text_sample import TextSample
-from llada.data.tokenizer import tokenizer_hash, train_tokenizer
+from llada.data.tokenizer import read_tokenizer, tokenizer_hash, train_tokenizer
 from llada.durable import partial_folder, partial_path, publish_file, publish_folder, sync_folder
 
 if TYPE_CHECKING:
@@ -238,6 +238,11 @@ def _make_tokenizer(corpus: Corpus, folder: Path, making: Making) -> Iterator[Pr
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(folder)
+    found = read_tokenizer(folder)
+    if found is None:
+        raise ValueError(f"{folder} has no tokenizer; name a folder that holds tokenizer_config.json")
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer in {folder} has no tokenizer.json, by which its ids are known; take another")
+    return found

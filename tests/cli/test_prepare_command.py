@@ -101,3 +101,9 @@ def test_prepare_keeps_an_existing_folder(corpus, tmp_path, monkeypatch, capsys)
 
 def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
     assert "nowhere" in refusal(monkeypatch, capsys, "prepare", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_missing_tokenizer_is_named(corpus, tmp_path, monkeypatch, capsys):
+    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out", "--tokenizer", tmp_path / "nope")
+    assert f"{tmp_path / 'nope'} has no tokenizer; name a folder that holds tokenizer_config.json" in said
+    assert not (tmp_path / "out").exists()
