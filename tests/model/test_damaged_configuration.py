@@ -169,6 +169,8 @@ SIZES = [
     ({"init_std": float("nan")}, "init_std=nan must be at least 0 and finite"),
     ({"weight_tying": "no"}, "weight_tying='no' must be true or false"),
     ({"dtype": "float99"}, "a setting of transformers among "),
+    ({"dtype": 5}, "dtype=5 must name a type of numbers with fractions, such as float32"),
+    ({"torch_dtype": "int8"}, "dtype=torch.int8 must name a type of numbers with fractions"),
     ({"id2label": 3}, "a setting of transformers among "),
     ({"num_labels": "many"}, "a setting of transformers among "),
     ({"self": 1}, "unknown LLaDA configuration key 'self'"),
