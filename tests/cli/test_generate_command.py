@@ -127,6 +127,8 @@ def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
         (["generate", "a", "--stream", "--json"], "--stream does not go with --json"),
         (["generate", "a", "--stream", "--watch"], "--stream does not go with --watch"),
         (["generate", "a", "--set", "gen_length=1000"], "exceed"),
+        (["infill", "a ___", "--gap", 10**9], "exceed the model's 128; shorten the text, or give it fewer or smaller"),
+        (["infill", "a ___", "--gap", 128], "exceed the model's 128; shorten the text, or give it fewer or smaller"),
         (["infill", "a b"], "the text has no gap; mark each with ___"),
         (["infill", "a ___", "--set", "gen_length=4"], "gen_length has no effect on infilling"),
     ],
