@@ -227,6 +227,8 @@ def _make_tokenizer(corpus: Corpus, folder: Path, making: Making) -> Iterator[Pr
                 yield Progress("choosing text for the tokenizer", sample.read_bytes)
         yield Progress("training the tokenizer", 0)
         texts = sample.texts()
+        if not sample.read_bytes:
+            raise ValueError(f"{corpus.name} holds no documents, or all of them are held out; give more documents")
         if not texts:
             raise ValueError(f"{corpus.name} holds no documents of at most {making.sample_bytes} bytes to learn from")
         tokenizer = train_tokenizer(texts, making.vocab_size)

@@ -140,7 +140,11 @@ class LLaDAConfig(PreTrainedConfig):
         self._validate_sizes()
         try:
             super().__post_init__(**{name: value for name, value in kwargs.items() if name != "auto_map"})
-        except (AttributeError, TypeError) as error:  # what transformers reads itself, such as dtype and id2label
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # of what transformers reads itself
             raise ValueError(
                 f"a setting of transformers among {', '.join(kwargs)} has no usable value: {error}"
             ) from None

@@ -172,6 +172,7 @@ SIZES = [
     ({"dtype": 5}, "dtype=5 must name a type of numbers with fractions, such as float32"),
     ({"torch_dtype": "int8"}, "dtype=torch.int8 must name a type of numbers with fractions"),
     ({"id2label": 3}, "a setting of transformers among "),
+    ({"id2label": {"a": 1}}, "a setting of transformers among "),
     ({"num_labels": "many"}, "a setting of transformers among "),
     ({"self": 1}, "unknown LLaDA configuration key 'self'"),
     ({"n_heads": 5}, "d_model=64 must be n_heads=5 times an even head size"),
