@@ -43,6 +43,11 @@ def check_file(path: Path) -> None:
         raise FileExistsError(f"{path} is a folder, a device, a pipe or a link to nothing; name a file")
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether a folder to be written would replace something: content, a file, a link to nothing."""
+    return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which names the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from llada.durable import check_file, publish_file
+from llada.durable import check_file, is_taken, publish_file
 
 
 def kinds(folder):
@@ -51,6 +51,16 @@ def test_a_link_stays_one_and_its_file_is_written(tmp_path):
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "far" / "file").read_bytes() == b"new"
     assert [path.name for path in (tmp_path / "far").iterdir()] == ["file"]
+
+
+def test_only_an_empty_folder_or_nothing_can_become_a_folder(taken, tmp_path):
+    empty = taken.is_dir()
+    assert is_taken(taken) != empty
+    (tmp_path / "full" / "inside").mkdir(parents=True)
+    (tmp_path / "link to full").symlink_to("full")
+    assert is_taken(tmp_path / "full")
+    assert is_taken(tmp_path / "link to full")
+    assert not is_taken(tmp_path / "new")
 
 
 def test_a_file_without_a_name_or_a_folder_is_refused(tmp_path, monkeypatch):

@@ -128,6 +128,8 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
             if generic
             else AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         )
+        if not isinstance(found.model_max_length, int | float):
+            raise ValueError(f"model_max_length={found.model_max_length!r} must be a number")
         encode(found, "a")  # some settings are read only then
         return found
     except Exception as error:  # the tokenizers library raises nothing more specific

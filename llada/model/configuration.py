@@ -148,6 +148,9 @@ class LLaDAConfig(PreTrainedConfig):
             raise ValueError(
                 f"a setting of transformers among {', '.join(kwargs)} has no usable value: {error}"
             ) from None
+        for name in ("return_dict", "output_hidden_states", "output_attentions"):  # read in every call
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise ValueError(f"dtype={self.dtype!r} must name a type of numbers with fractions, such as float32")
 
