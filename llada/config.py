@@ -6,6 +6,7 @@ raises `ConfigError`, which names what was given, what is allowed, and the near 
 
 import copy
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Sequence
@@ -19,7 +20,20 @@ SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, except that 1e-3 is a number as in YAML 1.2; YAML 1.1 wants a dot in it."""
+    """The safe loader, except that no key may come twice and that 1e-3 is a number, as in YAML 1.2.
+
+    PyYAML takes the last of two; YAML 1.1 wants a dot in 1e-3.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        first = {key.value: key for key in reversed(keys)}
+        for key in keys:
+            if first[key.value] is not key:
+                said = f"{key.value[:200]!r} is given twice; leave one out"
+                raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -77,6 +91,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file() and path.parts[:1] == ("configs",):
         path = config_folder().joinpath(*path.parts[1:])  # the installed package has no configs/ in the working folder
+    if not path.is_file() and os.path.lexists(path):
+        raise ConfigError(f"{path} is a folder, a device, a pipe or a link to nothing; name a YAML file")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         raise ConfigError(f"{path}: no such file" + (f"; did you mean {path.parent / near[0]}?" if near else ""))

@@ -19,7 +19,12 @@ def partial_path(target: Path) -> Path:
 
 
 def publish_file(path: Path, content: bytes) -> None:
-    """Write a file beside its name and rename it, durably: the name has the old content or the new, never a part."""
+    """Write a file beside its name and rename it, durably: the name has the old content or the new, never a part.
+
+    A symbolic link stays one: the file that it names is written. Raises OSError as `check_file`.
+    """
+    check_file(path)
+    path = path.resolve()
     partial = partial_path(path)
     try:
         write_durably(partial, content)
@@ -30,10 +35,17 @@ def publish_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def check_folder(path: Path) -> None:
-    """Raise FileNotFoundError where a file could not be published, as there is no folder for it."""
+def check_file(path: Path) -> None:
+    """Raise OSError where a file could not be published: there is no folder for it, or something else has its name."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}; make it first")
+    if os.path.lexists(path) and not path.is_file():
+        raise FileExistsError(f"{path} is a folder, a device, a pipe or a link to nothing; name a file")
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder to be written would replace something: content, a file, a link to nothing."""
+    return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def sync_folder(folder: Path) -> None:

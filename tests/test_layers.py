@@ -46,6 +46,9 @@ RULES = {
     # what is written for others, and the description beside it
     "llada.model.export": rule("torch transformers", "llada.model llada.durable"),
     "llada.model.card": rule("yaml"),
+    # a tokenizer is read in one way, with a model and with data
+    "llada.model.checkpoint": rule("torch transformers huggingface_hub", "llada.model llada.data.tokenizer"),
+    "llada.model.baseline": rule("torch transformers", "llada.model llada.data.tokenizer"),
     # the model's `generate` is a mixin from the sampling side
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
     "llada.train": rule(

@@ -61,14 +61,14 @@ def load(model: Path, sampler: str, fields: list[str] | None, device: str | None
 
 def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) -> Looking:
     """Raises ValueError for what has no effect, and where the trace cannot be written."""
-    from llada.durable import check_folder
+    from llada.durable import check_file
 
     if alternatives and trace is None:
         raise ValueError("--alternatives has no effect without --trace; name a file for the trace")
     if delay and not watch:
         raise ValueError("--delay has no effect without --watch; add it, or leave the delay out")
     if trace is not None:
-        check_folder(trace)
+        check_file(trace)
     return Looking(watch, delay, trace, alternatives)
 
 

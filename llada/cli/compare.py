@@ -34,7 +34,7 @@ def compare(
     from tqdm import tqdm
 
     from llada.cli.comparison_report import record, show
-    from llada.durable import check_folder, publish_file
+    from llada.durable import check_file, publish_file
     from llada.eval.arguments import Source
     from llada.eval.comparison import compare_rows, until
     from llada.eval.contenders import common_room, load_contender
@@ -43,7 +43,7 @@ def compare(
     from llada.eval.responses import Responses
 
     if output is not None:
-        check_folder(output)
+        check_file(output)
         if output.exists():
             raise FileExistsError(f"{output} exists; choose another name or remove it")
     if (count := launched()) > 1:  # before they join: the first to leave would take the others with it

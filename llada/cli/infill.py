@@ -28,14 +28,17 @@ def infill(
 
     from llada.data.gaps import GAP, encode_gaps
     from llada.sampling.generate import infill_states
-    from llada.sampling.request import end_tokens
+    from llada.sampling.request import check_length, end_tokens
 
     if GAP not in text:
         raise ValueError(f"the text has no gap; mark each with {GAP}, or continue a text with llada generate --raw")
     how = asking.looking(watch, delay, trace, alternatives)
     asked = asking.load(model, sampler, set_, device)
     settings = asked.sampler.between_texts(end_tokens(asked.model))
+    advice = "shorten the text, or give it fewer or smaller gaps (--gap)"
+    check_length(asked.model, gap * text.count(GAP), advice)  # before so many masks are made
     tokens = encode_gaps(asked.tokenizer, text, gap, asked.model.config.mask_token_id)
+    check_length(asked.model, len(tokens), advice)
     canvas = torch.tensor([tokens], device=asked.model.device)
     out = asking.run(
         asked,

@@ -80,6 +80,8 @@ def prepare(
     else:
         reading = Source(source, longest=longest_document or 2**24, **_given(of_reading))
         corpus = text_corpus(reading, heldout=0.05 if heldout is None else heldout, max_bytes=max_bytes)
+        if reading.path is not None and output.resolve().is_relative_to(reading.path.resolve()):
+            raise ValueError(f"{output} lies in the source {source}, which would be read with it; name another")
     making = Making(skip_bad=bad_rows is Policy.SKIP, **_given(of_making))
     made = _write_text(corpus, output, making, workers or 1, max_bytes, resume)
     _tell(made, as_json)

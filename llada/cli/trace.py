@@ -26,8 +26,8 @@ def render(
     import tempfile
 
     from llada.cli.extras import needs_matplotlib
-    from llada.durable import check_folder, publish_file
-    from llada.model.checkpoint import read_tokenizer
+    from llada.data.tokenizer import read_tokenizer
+    from llada.durable import check_file, publish_file
     from llada.sampling.trace import Trace
     from llada.show.frames import recorded
     from llada.show.page import Told, alternatives_of, page
@@ -38,7 +38,7 @@ def render(
         raise ValueError(f"{output} can show one trace; {len(traces)} side by side need a page, --output NAME.html")
     if frames_per_second is not None and output.suffix not in (".gif", ".webp"):
         raise ValueError(f"--frames-per-second has no effect on {output}; leave it out")
-    check_folder(output)
+    check_file(output)
     found = read_tokenizer(tokenizer)
     if found is None:
         raise ValueError(f"{tokenizer} has no tokenizer; name the folder of the model that wrote the trace")

@@ -1,6 +1,7 @@
 """`llada tune`: which sampler to take, by measuring many on a task."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def tune(
 
     from llada.cli.operating_point import announce, headline, record, show
     from llada.config import load_config, to_yaml
-    from llada.durable import check_folder, publish_file
+    from llada.durable import check_file, publish_file
     from llada.eval.grid import grid
     from llada.eval.measure import measure
     from llada.eval.results import Results, subject_of
@@ -46,14 +47,14 @@ def tune(
     from llada.sampling.config import SamplerConfig
 
     for path in filter(None, (output, results)):
-        check_folder(path)
+        check_file(path)
     if output is not None and output.exists():
         raise FileExistsError(f"{output} exists; choose another name or remove it")
     base = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())
     tried = grid(
         base,
         steps=_values("--steps", steps, int),
-        thresholds=_values("--thresholds", thresholds, float),
+        thresholds=_values("--thresholds", thresholds, _number),
         block_lengths=_values("--block-lengths", block_lengths, lambda text: None if text == "whole" else int(text)),
         caches=_values("--caches", caches, str),
     )
@@ -77,6 +78,14 @@ def tune(
     if output is not None:
         comment = f"{shlex.join(('llada', *sys.argv[1:]))}: {headline(measurements, shared, point)}"
         publish_file(output, to_yaml(measurements[point.choice.chosen].sampler, comment))
+
+
+def _number(text: str) -> float:
+    """Raises ValueError for what is no number, NaN among it: it equals nothing, not even itself in a grid."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError
+    return value
 
 
 def _values(option: str, text: str | None, read: Callable[[str], Any]) -> list[Any] | None:

@@ -28,8 +28,8 @@ from llada.data.corpus import SPLITS, Corpus, without_bad_rows
 from llada.data.shard_writer import EMPTY, ShardWriter, Written
 from llada.data.shards import SHARD_TOKENS, START, Labelled, Step, id_type, write_documents, write_index
 from llada.data.text_sample import TextSample
-from llada.data.tokenizer import tokenizer_hash, train_tokenizer
-from llada.durable import partial_folder, partial_path, publish_file, publish_folder, sync_folder
+from llada.data.tokenizer import read_tokenizer, tokenizer_hash, train_tokenizer
+from llada.durable import is_taken, partial_folder, partial_path, publish_file, publish_folder, sync_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -64,10 +64,10 @@ def prepare_corpus(
     the same arguments. Raises ValueError for an output or a part of one that others have made, for bad rows, and where
     a split gets no document; what has no full shard yet is then removed.
     """
-    output = output.absolute()
-    complete = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    complete = is_taken(output)
     if complete and not (resume and (output / "prepare.json").is_file()):
         raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+    output = output.resolve()  # of a link to an empty folder, the folder
     command = describe(corpus, making)
     if complete:
         _check_same(_read_state(output)["command"], command, output)
@@ -227,6 +227,8 @@ def _make_tokenizer(corpus: Corpus, folder: Path, making: Making) -> Iterator[Pr
                 yield Progress("choosing text for the tokenizer", sample.read_bytes)
         yield Progress("training the tokenizer", 0)
         texts = sample.texts()
+        if not sample.read_bytes:
+            raise ValueError(f"{corpus.name} holds no documents, or all of them are held out; give more documents")
         if not texts:
             raise ValueError(f"{corpus.name} holds no documents of at most {making.sample_bytes} bytes to learn from")
         tokenizer = train_tokenizer(texts, making.vocab_size)
@@ -238,6 +240,11 @@ def _make_tokenizer(corpus: Corpus, folder: Path, making: Making) -> Iterator[Pr
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(folder)
+    found = read_tokenizer(folder)
+    if found is None:
+        raise ValueError(f"{folder} has no tokenizer; name a folder that holds tokenizer_config.json")
+    if not isinstance(found, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer in {folder} has no tokenizer.json, by which its ids are known; take another")
+    return found

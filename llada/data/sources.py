@@ -30,6 +30,8 @@ class Source:
     longest: int | None = None  # bytes of a row of text; None: any number
 
     def __post_init__(self):
+        if not self.name:
+            raise ValueError("the source is empty: name a file or folder, or hf:NAME; . is the current folder")
         for option in ("streaming", "revision"):
             if getattr(self, option) and not self.is_dataset:
                 raise ValueError(f"--{option} has no effect on {self.name}, only on {HUB_PREFIX}NAME; leave it out")

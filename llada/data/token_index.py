@@ -56,7 +56,7 @@ def read_index(folder: str | os.PathLike[str]) -> TokenIndex:
     try:
         content = json.loads(path.read_text("utf-8"))
         version = content["version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): prepare the data again") from error
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -70,6 +70,10 @@ def read_index(folder: str | os.PathLike[str]) -> TokenIndex:
         wrong += [str(s) for s in shards if [type(value) for value in s] != [str, int, str] or s.tokens < 1]
         if wrong or index.dtype not in DTYPES or index.tokens != sum(shard.tokens for shard in shards):
             raise ValueError(f"wrong values of {', '.join(wrong) or 'dtype or tokens'}")
+        if not 0 <= index.eos_token_id < index.vocab_size <= 2 ** (8 * DTYPES[index.dtype].itemsize):
+            raise ValueError("wrong values of eos_token_id or vocab_size")
+        if min(index.documents, index.text_bytes) < 1:
+            raise ValueError("wrong values of documents or text_bytes")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): prepare the data again") from error
     for shard in shards:

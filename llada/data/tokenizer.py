@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llada.data.bad_rows import BadRowError
@@ -31,6 +32,9 @@ class SpecialTokens(NamedTuple):
 
 
 SPECIAL_TOKENS = SpecialTokens()
+# Tokenizers that are what their tokenizer.json says. AutoTokenizer would put that of the model's type in their place,
+# for the baseline with biases the one of Qwen2, which cuts a text into other words.
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 # What transformers reports as assistant tokens is what stands inside the generation block: the reply and its eot.
@@ -104,6 +108,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer in a folder, if it has one; ValueError where it cannot be read or encodes nothing."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    described = folder / "tokenizer_config.json"
+    if not described.is_file():
+        return None
+    try:
+        settings = json.loads(described.read_text(encoding="utf-8"))
+        generic = isinstance(settings, dict) and settings.get("tokenizer_class") in _GENERIC_TOKENIZERS
+        if generic and not (folder / "tokenizer.json").is_file():
+            raise ValueError("there is no tokenizer.json beside tokenizer_config.json; copy all the files")
+        # no remote code, said explicitly, because by default AutoTokenizer asks on the terminal whether to run it
+        found = (
+            PreTrainedTokenizerFast.from_pretrained(folder)
+            if generic
+            else AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        )
+        if not isinstance(found.model_max_length, int | float):
+            raise ValueError(f"model_max_length={found.model_max_length!r} must be a number")
+        encode(found, "a")  # some settings are read only then
+        return found
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

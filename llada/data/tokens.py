@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -84,10 +84,20 @@ class TokenRows:
             pieces.append(self._map(shard)[position - start : end - start])
             position = end
         x0 = np.concatenate(pieces).astype(np.int64)  # (length,)
+        if x0.max() >= self.index.vocab_size:
+            self._refuse(i * self.length + int(x0.argmax()), int(x0.max()))
         if not self.documents:
             return {"x0": x0}
         ends = (x0 == self.index.eos_token_id).astype(np.int64)
         return {"x0": x0, "documents": ends.cumsum() - ends}
+
+    def _refuse(self, position: int, token: int) -> NoReturn:
+        """Raise ValueError for a token of the stream that is none of the vocabulary."""
+        name = self.index.shards[bisect_right(self._ends, position)].name
+        raise ValueError(
+            f"the shard {self.folder / name} holds the token {token}, which is none of the {self.index.vocab_size} of "
+            "its tokenizer: its content changed; copy it again, or prepare the data again"
+        )
 
     def _map(self, shard: int) -> np.memmap:
         if shard not in self._maps:

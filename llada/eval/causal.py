@@ -45,7 +45,7 @@ def _begun(network: PreTrainedModel, request: Request) -> Request:
         if bos is None:
             raise ValueError("the model's config has no bos_token_id to predict the first token from; set it")
         request = request._replace(prompt=torch.tensor([bos]))
-    check_length(network, len(request.prompt) + len(request.answer) - 1)
+    check_length(network, len(request.prompt) + len(request.answer) - 1, "shorten them")
     return request
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.eval.arguments import Source
-from llada.model.checkpoint import load_pretrained
+from llada.model.checkpoint import device_named, load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 
 _PATIENCE = timedelta(days=1)  # that processes have with each other: one may read tasks or compute metrics for hours
@@ -29,14 +29,17 @@ class Processes:
     def __init__(self, device: str | None = None, *, alone: bool = False):
         """Args: device: where the model goes; None: a GPU where there is one. alone: whatever the environment says.
 
-        A GPU that is not there becomes the CPU, as in lm_eval, which asks for cuda:0 on every machine.
+        A GPU that is not there becomes the CPU, as in lm_eval, which asks for cuda:0 on every machine. Raises
+        ValueError for any other device that is not there.
         """
-        on_cpu = not torch.cuda.is_available() or device == "cpu"
+        wanted = "cuda" if device is None else device
+        absent = wanted.partition(":")[0] == "cuda" and not torch.cuda.is_available()
+        self.device = device_named("cpu" if absent else wanted)
+        on_cpu = self.device.type == "cpu"
         several = launched() > 1 and not alone
         self._state = PartialState(cpu=on_cpu, timeout=_PATIENCE) if several else None
         self.rank = self._state.process_index if self._state else 0
         self.count = self._state.num_processes if self._state else 1
-        self.device = torch.device("cpu" if on_cpu else device or "cuda")
         if self._state and not on_cpu:
             self.device = self._state.device
 

@@ -74,7 +74,7 @@ def check_request(model: MaskPredictor, request: Request) -> None:
     check_answer(request)
     if (tokens == model.config.mask_token_id).any():
         raise ValueError("prompt and answer must not hold [MASK]: what is masked is chosen here")
-    check_length(model, len(tokens))
+    check_length(model, len(tokens), "shorten them")
 
 
 def check_answer(request: Request) -> None:

@@ -20,7 +20,8 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from llada.model.checkpoint import AUTOREGRESSIVE, checkpoint_folder, read_tokenizer
+from llada.data.tokenizer import read_tokenizer
+from llada.model.checkpoint import AUTOREGRESSIVE, checkpoint_folder
 from llada.model.configuration import FETCHES_CODE, LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.model.weights import check_loading_report, check_weight_files, read_json

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
+from llada.data.tokenizer import read_tokenizer
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.model.weights import read_json
@@ -19,9 +20,7 @@ from llada.model.weights import read_json
 # Mask tokens of the published vocabularies, none of which says so in its tokenizer files; and the end of a turn.
 _MASK_TOKENS = ("<|mdm_mask|>", "<[MASK]>")
 _END_OF_TURN = "<|eot_id|>"
-# Tokenizers that are what their tokenizer.json says. AutoTokenizer would put that of the model's type in their place,
-# for the baseline with biases the one of Qwen2, which cuts a text into other words.
-_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # that accelerate makes
 # What the baseline is (`llada.model.baseline`): no LLaDA, although it has the names of the second layout.
 AUTOREGRESSIVE = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 # Llama settings without an effect here, and those with the only value that a LLaDA can have.
@@ -47,8 +46,10 @@ def load_pretrained(
         mask_token_id: where neither config.json nor the tokenizer says which token is [MASK].
 
     Raises FileNotFoundError where there is no such folder, and ValueError where a file is damaged, a tensor is
-    missing, superfluous or misshapen, or the architecture is not implemented.
+    missing, superfluous or misshapen, the architecture is not implemented, or the device is not there.
     """
+    if device is not None and not isinstance(device, dict) and device not in _DEVICE_MAPS:
+        device = device_named(device)
     folder = checkpoint_folder(path)
     config, tokenizer = read_description(folder, mask_token_id=mask_token_id)
     model = LLaDAForMaskedLM.from_pretrained(
@@ -59,6 +60,23 @@ def load_pretrained(
         attn_implementation=attn_implementation,
     )
     return model.eval(), tokenizer
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """The device of that name. Raises ValueError, which names those there are, where this machine has none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # no kind of device that torch knows
+        device = None
+    if device is not None and (
+        device.type == "cpu"
+        or (accelerator is not None and device.type == accelerator.type and (device.index or 0) < count)
+    ):
+        return device
+    there = ", ".join(["cpu", *(f"{accelerator}:{number}" for number in range(count))])
+    raise ValueError(f"device {str(name)!r} is not on this machine; there is {there}")
 
 
 def read_description(
@@ -95,20 +113,6 @@ def checkpoint_folder(path: str | Path) -> Path:
 
         return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
     raise FileNotFoundError(f"{path} is neither a folder nor a hub id of the form owner/name")
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer in a folder, if it has one; ValueError where it cannot be read."""
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    try:
-        named = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
-        if named in _GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(folder)
-        # said explicitly, because by default transformers asks on the terminal whether to run a checkpoint's code
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises nothing more specific
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
 
 
 def _config(

@@ -9,6 +9,7 @@ import difflib
 import sys
 from typing import Any, ClassVar
 
+import torch
 from transformers import GenerationConfig
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -31,6 +32,7 @@ _ONLY: dict[str, tuple[Any, str]] = {
     "residual_dropout": (0.0, "the forward pass has no randomness"),
     "embedding_dropout": (0.0, "the forward pass has no randomness"),
     "use_cache": (False, "a bidirectional model has no causal cache"),
+    "return_dict": (True, "outputs are read by their names"),
 }
 _SIZES = ("d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length", "mlp_ratio")
 _OPTIONAL_SIZES = ("n_kv_heads", "mlp_hidden_size", "embedding_size", "block_length")
@@ -138,10 +140,19 @@ class LLaDAConfig(PreTrainedConfig):
         self._validate_sizes()
         try:
             super().__post_init__(**{name: value for name, value in kwargs.items() if name != "auto_map"})
-        except (AttributeError, TypeError) as error:  # what transformers reads itself, such as dtype and id2label
+        except (
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:  # of what transformers reads itself
             raise ValueError(
                 f"a setting of transformers among {', '.join(kwargs)} has no usable value: {error}"
             ) from None
+        for name in ("return_dict", "output_hidden_states", "output_attentions"):  # read in every call
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ValueError(f"dtype={self.dtype!r} must name a type of numbers with fractions, such as float32")
 
     @property
     def head_dim(self) -> int:

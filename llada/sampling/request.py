@@ -27,14 +27,15 @@ def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
         raise ValueError(f"token {int(worst)} is none of the model's {known}; encode the text with its own tokenizer")
 
 
-def check_length(model: MaskPredictor, length: int) -> None:
-    """Raise ValueError where the model has no room for so many tokens."""
+def check_length(
+    model: MaskPredictor,
+    length: int,
+    advice: str = "shorten the prompt, or set a smaller gen_length (or longest)",
+) -> None:
+    """Raise ValueError, which ends with the advice, where the model has no room for so many tokens."""
     most = getattr(model.config, "max_position_embeddings", None)  # not every model has a limit
     if most is not None and length > most:
-        raise ValueError(
-            f"{length} tokens of prompt and answer exceed the model's {most}; shorten the prompt, or set a smaller "
-            "gen_length (or longest)"
-        )
+        raise ValueError(f"{length} tokens of prompt and answer exceed the model's {most}; {advice}")
 
 
 def left_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -19,11 +19,12 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.optim import Optimizer
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llada.config import ConfigError, read_yaml
 from llada.data.chat import ChatRows
 from llada.data.conversations import scan_conversations
+from llada.data.tokenizer import read_tokenizer
 from llada.data.tokens import TokenRows
 from llada.model.baseline import autoregressive_config, load_autoregressive, new_autoregressive, read_autoregressive
 from llada.model.checkpoint import load_pretrained, read_description
@@ -198,9 +199,9 @@ def model_config(model: Mapping[str, Any] | str, length: int, tokenizer: PreTrai
 
 def _pretraining(config: PretrainConfig) -> Parts:
     for folder in config.folders:
-        if not (Path(folder) / "tokenizer").is_dir():
+        if not (Path(folder) / "tokenizer" / "tokenizer_config.json").is_file():
             raise ConfigError(f"data={folder!r} has no tokenizer; write it with `llada prepare SOURCE {folder}`")
-    tokenizer = AutoTokenizer.from_pretrained(Path(config.folders[0]) / "tokenizer")
+    tokenizer = cast(PreTrainedTokenizerFast, read_tokenizer(Path(config.folders[0]) / "tokenizer"))
     sizes = model_config(config.model, config.length, tokenizer)
     if (config.document_mask or config.split) and sizes.block_length is not None:
         raise ConfigError("document_mask and split are for attention without blocks; set model.block_length=null")

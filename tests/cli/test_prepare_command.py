@@ -101,3 +101,25 @@ def test_prepare_keeps_an_existing_folder(corpus, tmp_path, monkeypatch, capsys)
 
 def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
     assert "nowhere" in refusal(monkeypatch, capsys, "prepare", tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_source_that_is_empty_or_holds_the_output_is_refused(corpus, tmp_path, monkeypatch, capsys):
+    said = refusal(monkeypatch, capsys, "prepare", "", tmp_path / "out")
+    assert "the source is empty: name a file or folder, or hf:NAME; . is the current folder" in said
+    said = refusal(monkeypatch, capsys, "prepare", corpus, corpus / "in")
+    assert f"{corpus / 'in'} lies in the source {corpus}, which would be read with it; name another" in said
+    assert not list(corpus.glob("in*"))
+
+
+def test_documents_that_are_all_held_out_are_not_called_too_long(tmp_path, monkeypatch, capsys):
+    (tmp_path / "corpus").mkdir()
+    for name in "abcd":  # a text of which the hash holds it out
+        (tmp_path / "corpus" / f"{name}.txt").write_text("text 3")
+    said = refusal(monkeypatch, capsys, "prepare", tmp_path / "corpus", tmp_path / "out", "--heldout", 0.5)
+    assert "corpus holds no documents, or all of them are held out; give more documents" in said
+
+
+def test_missing_tokenizer_is_named(corpus, tmp_path, monkeypatch, capsys):
+    said = refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "out", "--tokenizer", tmp_path / "nope")
+    assert f"{tmp_path / 'nope'} has no tokenizer; name a folder that holds tokenizer_config.json" in said
+    assert not (tmp_path / "out").exists()

@@ -112,6 +112,7 @@ def test_chosen_sampler_is_shown_kept_and_taken_by_generate(tuned, questions, tm
         (["--set", "reveal=klass"], "reveal: klass is not swept"),
         (["--set", "gen_length=120", "--steps", "120"], "120 of answer exceed the model's 128"),
         (["--sampler", "best"], "unknown sampler 'best'; known: "),
+        (["--thresholds", "0.5,nan"], "--thresholds '0.5,nan' is no list of numbers separated by commas"),
         (["--sampler", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--output", "nowhere/fast.yaml"], "there is no folder nowhere; make it first"),
         (["--results", "nowhere/results.json"], "there is no folder nowhere; make it first"),

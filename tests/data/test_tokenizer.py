@@ -1,3 +1,4 @@
+import json
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from llada.data.tokenizer import (
     SPECIAL_TOKENS,
     encode,
     encode_batch,
+    read_tokenizer,
     tokenizer_hash,
     train_tokenizer,
 )
@@ -167,3 +169,36 @@ def test_shuffled_specials_and_words_never_give_control_tokens(tokenizer):
         ids = encode(tokenizer, text)
         assert not set(ids) & set(range(6))
         assert tokenizer.decode(ids) == text
+
+
+@pytest.fixture
+def saved(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_tokenizer_is_read_as_it_was_saved(saved, tokenizer):
+    assert tokenizer_hash(read_tokenizer(saved)) == tokenizer_hash(tokenizer)
+    (saved / "tokenizer_config.json").unlink()
+    assert read_tokenizer(saved) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{}", "cannot be read"),
+        ("tokenizer.json", "[" * 100_000, "cannot be read"),
+        ("tokenizer.json", None, "there is no tokenizer.json beside tokenizer_config.json; copy all the files"),
+        ("tokenizer_config.json", "[]", "cannot be read"),
+        ("tokenizer_config.json", "[" * 100_000, "cannot be read"),
+        ("tokenizer_config.json", {"model_max_length": "x"}, "cannot be read"),
+    ],
+    ids=["empty", "deep", "missing", "list", "deep settings", "odd setting"],
+)
+def test_a_damaged_tokenizer_is_refused_by_its_folder(saved, name, content, message):
+    file = saved / name
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(file.read_text()) | content)
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(ValueError, match=f"the tokenizer in {saved} .*{message}"):
+        read_tokenizer(saved)

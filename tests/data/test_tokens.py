@@ -224,7 +224,19 @@ def test_a_changed_shard_is_found_by_its_hash(folder):
         verify_shards(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '"version"'])
+@pytest.mark.parametrize("place", [0, 9])
+def test_a_token_of_no_vocabulary_is_refused_with_its_shard(folder, place):
+    name = f"tokens-0000{place // 7}.bin"
+    content = bytearray((folder / name).read_bytes())
+    content[2 * (place % 7) : 2 * (place % 7) + 2] = b"\xff\xff"
+    (folder / name).write_bytes(content)
+    rows = TokenRows(folder, 4)
+    with pytest.raises(ValueError, match=rf"{name} holds the token 65535, which is none of the 350 of its tokenizer"):
+        rows[place // 4]
+    rows[1]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '"version"', pytest.param("[" * 100_000, id="deep")])
 def test_an_index_that_cannot_be_read_is_refused(folder, content):
     (folder / "index.json").write_text(content)
     with pytest.raises(ValueError, match=r"index.json is damaged"):
@@ -247,6 +259,10 @@ def test_another_version_of_the_format_is_refused(folder):
         ({"shards": [{"name": "x"}]}, "missing 2 required positional arguments"),
         ({"shards": [{"name": "x", "tokens": -1, "sha256": ""}]}, "wrong values of Shard"),
         ({"shards": None}, "not iterable"),
+        ({"vocab_size": -5}, "wrong values of eos_token_id or vocab_size"),
+        ({"vocab_size": 2**16 + 1}, "wrong values of eos_token_id or vocab_size"),
+        ({"eos_token_id": 10**30}, "wrong values of eos_token_id or vocab_size"),
+        ({"text_bytes": 0}, "wrong values of documents or text_bytes"),
     ],
 )
 def test_an_index_with_wrong_values_is_refused(folder, changes, wrong):

@@ -184,7 +184,7 @@ def test_two_causal_models_need_one_round(causal):
     ("prompt", "answer", "message"),
     [
         ([5], [], "the answer is empty: its likelihood is 1 under every model"),
-        ([5] * 40, [5] * 26, "65 tokens of prompt and answer exceed the model's 64"),
+        ([5] * 40, [5] * 26, "65 tokens of prompt and answer exceed the model's 64; shorten them"),
     ],
 )
 def test_impossible_request_of_a_causal_model_is_explained(causal, prompt, answer, message):

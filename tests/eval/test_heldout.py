@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from llada.data.chat import encode_chat, encode_prompt
-from llada.data.tokenizer import encode
+from llada.data.tokenizer import encode, read_tokenizer
 from llada.data.tokens import TokenRows
 from llada.eval.heldout import digest, read_rows
 from llada.eval.texts import encode_pair
-from llada.model.checkpoint import read_tokenizer
 
 TURNS = [("system", "Be brief."), ("user", "What is 1?"), ("assistant", "1"), ("user", "And 2?"), ("assistant", "two")]
 TALK = [{"role": role, "content": content} for role, content in TURNS]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from llada import LLaDAConfig, LLaDAForMaskedLM, LLaDAModel, load_pretrained
+from llada.model.checkpoint import device_named
 
 
 def test_the_official_layout_survives_loading_and_saving_bit_for_bit(golden, tmp_path):
@@ -119,6 +120,36 @@ def test_every_way_to_name_the_device_works(golden, device):
     model, _ = load_pretrained(golden.folder, device=device)
     logits = model(golden.tensors["logits.input_ids"].to(model.device)).logits.cpu()
     torch.testing.assert_close(logits, golden.tensors["logits.plain"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("there", "named", "found"),
+    [
+        (0, "cpu", "cpu"),
+        (0, "cuda", None),
+        (0, "mps", None),
+        (0, "meta", None),
+        (0, "gpu", None),
+        (0, "disk", None),
+        (0, "", None),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+        (2, "cuda:2", None),
+        (2, "cuda:x", None),
+        (2, "xpu", None),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(there, named, found, golden, monkeypatch):
+    kind = torch.device("cuda") if there else None
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: kind)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: there)
+    if found is not None:
+        assert device_named(named) == torch.device(found)
+        return
+    listed = "cpu, cuda:0, cuda:1" if there else "cpu"
+    with pytest.raises(ValueError, match=f"^device '{named}' is not on this machine; there is {listed}$"):
+        load_pretrained(golden.folder, device=named)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

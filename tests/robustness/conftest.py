@@ -6,9 +6,9 @@ import pytest
 import torch
 from bad_values import write_backgrounds
 from hypothesis import HealthCheck, settings
-from small_model import model, tokenizer
+from small_model import model, served, tokenizer
 
-__all__ = ["model", "tokenizer"]
+__all__ = ["model", "served", "tokenizer"]
 
 settings.register_profile(
     "bad input",
