@@ -1,8 +1,7 @@
 """Accuracy against throughput (arXiv:2502.09992, figure 5), beside an autoregressive model with its KV cache.
 
 Both have the same sizes and learnt the same rows for the same number of steps. Times are of this machine, of answers in
-batches of `batch_size`; each is measured several times, in turn with all others, as machines have moods, and compared
-with the autoregressive model's of the same turn.
+batches of `batch_size`; each is measured several times, in turn with all others, as machines have moods.
 """
 
 import statistics
@@ -90,7 +89,7 @@ def _score(found: Sequence[Timed], first: Timed) -> dict[str, Any]:
     """Of one sampler, with the answers that it lost and won against the baseline's, and its answers per second."""
     pairs = list(zip(first.right, found[0].right, strict=True))
     changes = {"lost": pairs.count((True, False)), "won": pairs.count((False, True))}
-    return summary(found[0]) | changes | {"rates": [len(pairs) / one.seconds for one in found]}  # turn by turn
+    return summary(found[0]) | changes | {"rates": sorted(len(pairs) / one.seconds for one in found)}
 
 
 def table(measured: Mapping[str, Any]) -> Table:
@@ -102,7 +101,7 @@ def table(measured: Mapping[str, Any]) -> Table:
         for one in line:
             means = f"{one['passes']:.1f}", f"{one['positions']:.0f}", tokens_of(one)
             lost = "" if name == BASELINE else f"{_limit(one):.1%}"
-            rates = _span(one["rates"], ".1f"), _span(_ratios(one, first), ".2f")
+            rates = _span(one), _ratio(one, first)
             shown.add_row(name, one["varied"], percent_of(one), *rates, lost, *means)
     return shown
 
@@ -111,14 +110,15 @@ def _rate(one: Mapping[str, Any]) -> float:
     return statistics.median(one["rates"])
 
 
-def _ratios(one: Mapping[str, Any], first: Mapping[str, Any]) -> list[float]:
-    """Answers per second as multiples of the baseline's, turn by turn."""
-    return [rate / of_first for rate, of_first in zip(one["rates"], first["rates"], strict=True)]
+def _ratio(one: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Answers per second as a multiple of the baseline's: of medians, and what the extremes of both allow."""
+    low, high = min(one["rates"]) / max(first["rates"]), max(one["rates"]) / min(first["rates"])
+    return f"{_rate(one) / _rate(first):.2f} ({low:.2f}–{high:.2f})"
 
 
-def _span(values: Sequence[float], digits: str) -> str:
-    """The median with the lowest and the highest."""
-    return f"{statistics.median(values):{digits}} ({min(values):{digits}}–{max(values):{digits}})"
+def _span(one: Mapping[str, Any]) -> str:
+    """The median of the answers per second, with the lowest and the highest."""
+    return f"{_rate(one):.1f} ({min(one['rates']):.1f}–{max(one['rates']):.1f})"
 
 
 def _limit(one: Mapping[str, Any]) -> float:
@@ -131,8 +131,7 @@ def finding(measured: Mapping[str, Any]) -> str:
     first, tolerance = measured["lines"][BASELINE][0], measured["tolerance"]
     ratio = measured["compute"]["masked"] / measured["compute"]["autoregressive"]
     others = [(name, one) for name, line in measured["lines"].items() if name != BASELINE for one in line]
-    rates = _span(first["rates"], ".1f")
-    told = f"The autoregressive model is right in {percent_of(first)}, with {rates} answers a second. "
+    told = f"The autoregressive model is right in {percent_of(first)}, with {_span(first)} answers a second. "
     asked = f"to lose at most {tolerance:.0%} of the answers against it (95 %, on the questions it was chosen by)"
     equal = [(name, one) for name, one in others if _limit(one) <= tolerance]
     if not equal:
@@ -143,9 +142,9 @@ def finding(measured: Mapping[str, Any]) -> str:
         told += f"The fastest of {len(others)} samplers that is shown {asked} is {name} {best['varied']}: "
         told += percent_of(best)
     return (
-        f"{told}, with {_span(best['rates'], '.1f')} answers a second, {_span(_ratios(best, first), '.2f')} times as "
-        f"many ({measured['batch_size']} at a time; lowest and highest of {len(best['rates'])} turns). An answer of it "
-        f"has {best['tokens']:.1f} tokens, takes {best['passes']:.1f} calls of the network and computes "
+        f"{told}, with {_span(best)} answers a second, {_ratio(best, first)} times as many "
+        f"({measured['batch_size']} at a time; lowest and highest of {len(best['rates'])} measurements). An answer of "
+        f"it has {best['tokens']:.1f} tokens, takes {best['passes']:.1f} calls of the network and computes "
         f"{best['positions']:.0f} positions; one of the autoregressive model {first['tokens']:.1f}, "
         f"{first['passes']:.1f} and {first['positions']:.0f}: fewer calls win where a call costs more than its "
         f"arithmetic, as in so small a model. Its training took {ratio:.2f} times the compute."
