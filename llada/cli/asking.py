@@ -80,8 +80,12 @@ def run(
     console: Console,
     *,
     start: int = 0,
+    progress: bool = True,
 ) -> Generation:
-    """The outcome of the states, which start from the canvas (1, L); shown from position `start` on, and recorded."""
+    """The outcome of the states, which start from the canvas (1, L); shown from position `start` on, and recorded.
+
+    On a terminal where nobody watches, a bar tells how many tokens are written, unless `progress` is false.
+    """
     from llada.sampling.generate import account
     from llada.sampling.likeliest import Likeliest
     from llada.sampling.predictors import Meter
@@ -96,10 +100,23 @@ def run(
         passing = recorder.watch(passing)
     if how.watch and console.is_terminal:
         passing = watch(passing, canvas, mask, asked.tokenizer, console, start=start, delay=how.delay)
+    elif progress and console.is_terminal:
+        passing = progressing(passing, canvas, mask)
     out = account(passing, canvas, asked.model, meter)
     if how.trace is not None:
         recorder.trace.save(how.trace)
     return out
+
+
+def progressing(states: Iterator[State], canvas: Tensor, mask_token_id: int) -> Iterator[State]:
+    """The same states, with a bar that shows after a second and leaves nothing; `canvas` is what they start from."""
+    from tqdm import tqdm
+
+    masks = int((canvas == mask_token_id).sum())
+    with tqdm(total=masks, unit="token", leave=False, delay=1) as bar:
+        for state in states:
+            bar.update(masks - int((state.canvas == mask_token_id).sum()) - bar.n)  # sync; may be less than before
+            yield state
 
 
 def streamed(

@@ -28,7 +28,10 @@ def chat(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Talk with a model; /help tells what can be typed: llada chat runs/quickstart/sft/model --set gen_length=32"""
+    """Talk with a model; /help tells what can be typed.
+
+    llada chat runs/quickstart/sft/model --set gen_length=32
+    """
     import sys
 
     from rich.console import Console

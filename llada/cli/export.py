@@ -29,7 +29,10 @@ def export(
     max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
     as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
 ) -> None:
-    """Write a model with its card, and check it: llada export runs/quickstart/sft exported --license apache-2.0"""
+    """Write a model with its card, and check it.
+
+    llada export runs/quickstart/sft exported --license apache-2.0
+    """
     import json
     from importlib.metadata import version
 

@@ -1,12 +1,16 @@
 """`llada generate` and `llada infill`: text, what it cost, traces, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 from console import llada, refusal
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from llada.cli.asking import progressing
 from llada.data.tokenizer import encode
 from llada.model.configuration import LLaDAConfig
 from llada.sampling.streaming import finished_blocks
@@ -113,6 +117,17 @@ def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
     assert part.endswith("\n")
     assert whole.startswith(part[:-1])
     assert len("the model") < len(part) < len(whole)
+
+
+def test_progress_tells_the_tokens_that_are_written_and_leaves_nothing(monkeypatch, capsys):
+    canvases = [torch.tensor([[1, *tokens]]) for tokens in ([0, 0], [2, 0], [0, 0], [2, 3])]
+    states = [SimpleNamespace(canvas=canvas) for canvas in canvases[1:]]
+    monkeypatch.setattr("tqdm.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0}))
+    assert list(progressing(iter(states), canvases[0], 0)) == states
+    told = capsys.readouterr().err
+    assert "0/2" in told
+    assert "1/2" in told
+    assert told.endswith("\r")
 
 
 @pytest.mark.parametrize(
