@@ -48,15 +48,25 @@ class Looking(NamedTuple):
 
 def load(model: Path, sampler: str, fields: list[str] | None, device: str | None) -> Asked:
     """The model with its tokenizer, and the sampler with the changed fields."""
-    from llada.config import load_config
     from llada.model.checkpoint import load_pretrained
-    from llada.sampling.config import SamplerConfig
 
-    settings = load_config(SamplerConfig, SamplerConfig.file_of(sampler), fields or ())
+    settings = sampler_of(sampler, fields)
     loaded, tokenizer = load_pretrained(model, device=device)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
     return Asked(loaded, tokenizer, settings)
+
+
+def sampler_of(name: str, fields: list[str] | None) -> SamplerConfig:
+    """A sampler with changed fields; what is wrong with those is told of them, not of the file of the name."""
+    from llada.config import ConfigError, apply_overrides, load_config
+    from llada.sampling.config import SamplerConfig
+
+    found = load_config(SamplerConfig, SamplerConfig.file_of(name))
+    try:
+        return SamplerConfig(**apply_overrides(found.model_dump(exclude_unset=True), fields or ()))
+    except ConfigError as error:
+        raise ConfigError(f"--set {' --set '.join(fields or ())}: {error}") from None
 
 
 def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) -> Looking:

@@ -39,16 +39,16 @@ def export(
     import torch
 
     from llada import __version__
-    from llada.config import load_config, to_yaml
+    from llada.cli.asking import sampler_of
+    from llada.config import to_yaml
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive
     from llada.model.card import Merger, model_card
     from llada.model.export import export as write
-    from llada.sampling.config import SamplerConfig
     from llada.train.journal import read_log
     from llada.train.lora import merge_adapter
 
-    fields = load_config(SamplerConfig, SamplerConfig.file_of(sampler or "low_confidence"), set_ or ())
+    fields = sampler_of(sampler or "low_confidence", set_)
     run = source if (source / "model" / "config.json").is_file() else None
     folder = source if run is None else source / "model"
     masked = not checkpoint.is_autoregressive(folder)

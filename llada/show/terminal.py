@@ -74,7 +74,7 @@ def watch(
         def show(frame: Frame) -> None:
             nonlocal top
             colours = not console.no_color
-            lines = painted(frame, tokenizer, start, colours=colours).wrap(console, console.width)
+            lines = list(painted(frame, tokenizer, start, colours=colours).wrap(console, console.width))
             below = legend(frame, colours=colours).wrap(console, console.width)
             room = max(1, console.height - len(below))
             top = _top(lines, room, top)

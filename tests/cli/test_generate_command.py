@@ -150,6 +150,17 @@ def test_options_that_cannot_act_are_refused(arguments, message, tuned, monkeypa
     assert message in refusal(monkeypatch, capsys, name, tuned / "model", *others)
 
 
+def test_folder_of_a_run_is_explained(tuned, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "generate", tuned, "a")
+    assert f"llada: {tuned} is the folder of a run; its model is {tuned / 'model'}\n" in told
+
+
+def test_wrong_field_is_told_of_the_option_that_gave_it(tuned, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "generate", tuned / "model", "a", "--set", "steps=x")
+    assert "llada: --set steps=x: steps: Input should be a valid integer" in told
+    assert ".yaml" not in told
+
+
 def test_model_without_a_tokenizer_is_refused(golden, monkeypatch, capsys):
     assert "has no tokenizer; generate with llada.generate" in refusal(
         monkeypatch, capsys, "generate", golden.folder, "a"
