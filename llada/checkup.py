@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
+from llada import __version__
+
 DISTRIBUTION = "llada-lm"
 _EXTRAS = {"eval": "lm_eval", "lora": "peft", "plot": "matplotlib", "serve": "fastapi", "ui": "gradio"}
 
@@ -30,6 +32,7 @@ class Finding(NamedTuple):
 def checkup() -> Iterator[Finding]:
     """All findings, the quick ones first. Nothing is raised: what goes wrong is a finding."""
     yield Finding(Health.GOOD, "Python", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding(Health.GOOD, "llada", f"{__version__} in {Path(__file__).parent}")
     yield from _packages()
     yield from _extras()
     for look in (_devices, _threads, _dtypes, _files, _end_to_end):
@@ -125,7 +128,7 @@ def _dtypes() -> Iterator[Finding]:
         return best
 
     ratio = seconds(torch.float32) / seconds(torch.bfloat16)
-    told = f"products in bfloat16 are {ratio:.1f} times as fast as in float32"
+    told = f"products in bfloat16 are {ratio:.2g} times as fast as in float32"
     yield Finding(Health.GOOD, "dtypes", told, "" if ratio > 1 else "train and sample in float32 here")
 
 

@@ -134,7 +134,7 @@ RULES = {
     "llada.show.levels": rule(),
     "llada.show.pieces": rule("transformers"),
     "llada.show.terminal": rule("torch transformers rich", "llada.show llada.sampling"),
-    "llada.show.picture": rule("transformers matplotlib", "llada.show"),
+    "llada.show.picture": rule("transformers matplotlib rich", "llada.show"),
     "llada.checkup": rule(ANY, ANY),
     "llada.cli": rule(ANY, ANY),
 }

@@ -111,3 +111,14 @@ def test_functions_that_the_readme_names_exist():
     for name in names:
         module, _, function = name.rpartition(".")
         assert hasattr(import_module(module), function), name
+
+
+def test_tests_that_the_equations_name_mention_the_functions():
+    table = README[README.index("## Equations") : README.index("## What is exact")]
+    rows = [line for line in table.splitlines() if "](tests/" in line]
+    assert len(rows) >= 10
+    for row in rows:
+        (path,) = re.findall(r"\]\((tests/[^)]+)\)", row)
+        text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`llada\.[\w.]+\.(\w+)`", row):
+            assert re.search(rf"\b{name}\b", text), (name, path)

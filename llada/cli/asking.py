@@ -48,15 +48,25 @@ class Looking(NamedTuple):
 
 def load(model: Path, sampler: str, fields: list[str] | None, device: str | None) -> Asked:
     """The model with its tokenizer, and the sampler with the changed fields."""
-    from llada.config import load_config
     from llada.model.checkpoint import load_pretrained
-    from llada.sampling.config import SamplerConfig
 
-    settings = load_config(SamplerConfig, SamplerConfig.file_of(sampler), fields or ())
+    settings = sampler_of(sampler, fields)
     loaded, tokenizer = load_pretrained(model, device=device)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
     return Asked(loaded, tokenizer, settings)
+
+
+def sampler_of(name: str, fields: list[str] | None) -> SamplerConfig:
+    """A sampler with changed fields; what is wrong with those is told of them, not of the file of the name."""
+    from llada.config import ConfigError, apply_overrides, load_config
+    from llada.sampling.config import SamplerConfig
+
+    found = load_config(SamplerConfig, SamplerConfig.file_of(name))
+    try:
+        return SamplerConfig(**apply_overrides(found.model_dump(exclude_unset=True), fields or ()))
+    except ConfigError as error:
+        raise ConfigError(f"--set {' --set '.join(fields or ())}: {error}") from None
 
 
 def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) -> Looking:
@@ -80,8 +90,12 @@ def run(
     console: Console,
     *,
     start: int = 0,
+    progress: bool = True,
 ) -> Generation:
-    """The outcome of the states, which start from the canvas (1, L); shown from position `start` on, and recorded."""
+    """The outcome of the states, which start from the canvas (1, L); shown from position `start` on, and recorded.
+
+    On a terminal where nobody watches, a bar tells how many tokens are written, unless `progress` is false.
+    """
     from llada.sampling.generate import account
     from llada.sampling.likeliest import Likeliest
     from llada.sampling.predictors import Meter
@@ -96,10 +110,23 @@ def run(
         passing = recorder.watch(passing)
     if how.watch and console.is_terminal:
         passing = watch(passing, canvas, mask, asked.tokenizer, console, start=start, delay=how.delay)
+    elif progress and console.is_terminal:
+        passing = progressing(passing, canvas, mask)
     out = account(passing, canvas, asked.model, meter)
     if how.trace is not None:
         recorder.trace.save(how.trace)
     return out
+
+
+def progressing(states: Iterator[State], canvas: Tensor, mask_token_id: int) -> Iterator[State]:
+    """The same states, with a bar that shows after a second and leaves nothing; `canvas` is what they start from."""
+    from tqdm import tqdm
+
+    masks = int((canvas == mask_token_id).sum())
+    with tqdm(total=masks, unit="token", leave=False, delay=1) as bar:
+        for state in states:
+            bar.update(masks - int((state.canvas == mask_token_id).sum()) - bar.n)  # sync; may be less than before
+            yield state
 
 
 def streamed(

@@ -28,7 +28,10 @@ def chat(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Talk with a model; /help tells what can be typed: llada chat runs/quickstart/sft/model --set gen_length=32"""
+    """Talk with a model; /help tells what can be typed.
+
+    llada chat runs/quickstart/sft/model --set gen_length=32
+    """
     import sys
 
     from rich.console import Console
@@ -60,22 +63,34 @@ def chat(
 def _line(console: Console) -> str | None:
     """What is typed next; None at the end of input."""
     try:
-        return console.input("[bold]> [/bold]" if console.is_terminal else "")
+        return input(_prompt(console))
     except EOFError:
+        if console.is_terminal:
+            console.print()
         return None
     except KeyboardInterrupt:
         console.print("\nCtrl-D or /quit leaves.", style="dim")
         return ""
 
 
+def _prompt(console: Console) -> str:
+    """Given to `input`, so that line editing knows of it; what lies between \\1 and \\2 takes no room there."""
+    import sys
+
+    if not console.is_terminal:
+        return ""
+    plain = not sys.stdin.isatty() or console.no_color or console.is_dumb_terminal
+    return "> " if plain else "\001\033[1m\002> \001\033[0m\002"
+
+
 def _answer(session: Session, console: Console, *, watch: bool, delay: float) -> None:
     from llada.show import terminal
 
+    watched = watch and console.is_terminal
+
     def shown(states: Iterator[State], canvas: Tensor, start: int) -> Iterator[State]:
-        if not console.is_terminal:
+        if not watched:
             return streamed(states, start, session.tokenizer)
-        if not watch:
-            return states
         mask = session.model.config.mask_token_id
         return terminal.watch(states, canvas, mask, session.tokenizer, console, start=start, delay=delay)
 
@@ -84,7 +99,11 @@ def _answer(session: Session, console: Console, *, watch: bool, delay: float) ->
     except KeyboardInterrupt:
         console.print("stopped; nothing of it is kept, and the question can be said again", style="dim")
         return
-    if console.is_terminal or session.sampler.longest is not None:  # without states, nothing is printed yet
-        console.print(session.messages[-1]["content"], markup=False, soft_wrap=True)
+    text = session.messages[-1]["content"]
+    empty = console.is_terminal and not text.strip()
+    if empty:
+        console.print("(an empty answer)", style="dim")
+    elif watched or session.sampler.longest is not None:  # without states, nothing is printed yet
+        console.print(text, markup=False, soft_wrap=True)
     if console.is_terminal:
         console.print(f"{int(out.forward_passes)} forward passes", style="dim")

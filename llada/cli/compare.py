@@ -30,7 +30,10 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="file for the result, as JSON; a killed one goes on")] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Compare two models: llada compare runs/a/model runs/b/model runs/data/heldout --rows 500 --precision 0.002"""
+    """Compare two models.
+
+    llada compare runs/a/model runs/b/model runs/data/heldout --rows 500 --precision 0.002
+    """
     from tqdm import tqdm
 
     from llada.cli.comparison_report import record, show

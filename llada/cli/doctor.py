@@ -6,24 +6,31 @@ import typer
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False) -> None:
-    """Check the installation, the devices, and a tiny run from training to text: llada doctor"""
+    """Check the installation, the devices, and a tiny run from training to text.
+
+    llada doctor
+    """
     import json
 
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     from llada.checkup import Health, checkup
     from llada.cli.console import table_console
 
     findings = []
-    table = Table("", "", "what was found", "what to do", box=None)
+    console = table_console(140)
     colours = {Health.GOOD: "green", Health.POOR: "yellow", Health.BAD: "red"}
     for finding in checkup():
         findings.append(finding)
-        mark = f"[{colours[finding.health]}]{finding.health.value}[/]"
-        table.add_row(mark, finding.what, finding.found, finding.advice)
+        if not as_json:  # each as it comes, as the last take some seconds
+            row = Table.grid(
+                Column(width=5), Column(width=14), Column(ratio=3), Column(ratio=2), padding=(0, 2), expand=True
+            )
+            mark = Text(finding.health.value, colours[finding.health])
+            row.add_row(mark, *map(Text, (finding.what, finding.found, finding.advice)))
+            console.print(row)
     if as_json:
         typer.echo(json.dumps([finding._asdict() | {"health": finding.health.value} for finding in findings]))
-    else:
-        table_console(140).print(table)
     if any(finding.health is Health.BAD for finding in findings):
         raise typer.Exit(1)

@@ -38,7 +38,10 @@ def evaluate(
     allow_code_execution: Annotated[bool, typer.Option(help="run what the model writes, for tasks that do")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Evaluate: llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval"""
+    """Measure a model on the tasks of lm-evaluation-harness.
+
+    llada evaluate runs/sft/model --tasks gsm8k --chat --set sampler.gen_length=256 --output runs/eval
+    """
     import os
     from functools import partial
 

@@ -15,7 +15,10 @@ def experiment(
     output: Annotated[Path | None, typer.Option(help="folder; runs/experiments/NAME if left out")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Perform an experiment: llada experiment precision draws=1000"""
+    """Perform an experiment.
+
+    llada experiment precision draws=1000
+    """
     import json
 
     import torch

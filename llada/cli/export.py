@@ -1,9 +1,16 @@
 """`llada export`: a model for others, with its card."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llada.sampling.config import SamplerConfig
 
 
 def export(
@@ -13,51 +20,67 @@ def export(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="of the weights; as they are if not given")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="that the card tells of, kept as sampler.yaml")] = "low_confidence",
+    sampler: Annotated[
+        str | None, typer.Option(help="that the card tells of, kept as sampler.yaml; low_confidence if not given")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
     name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
     licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,
     max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
     as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
 ) -> None:
-    """Write a model with its card, and check it: llada export runs/quickstart/sft exported --license apache-2.0"""
+    """Write a model with its card, and check it.
+
+    llada export runs/quickstart/sft exported --license apache-2.0
+    """
     import json
     from importlib.metadata import version
 
     import torch
 
     from llada import __version__
-    from llada.config import load_config, to_yaml
+    from llada.cli.asking import sampler_of
+    from llada.config import to_yaml
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive
-    from llada.model.card import model_card
+    from llada.model.card import Merger, model_card
     from llada.model.export import export as write
-    from llada.sampling.config import SamplerConfig
     from llada.train.journal import read_log
     from llada.train.lora import merge_adapter
 
-    fields = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())
+    fields = sampler_of(sampler or "low_confidence", set_)
     run = source if (source / "model" / "config.json").is_file() else None
     folder = source if run is None else source / "model"
     masked = not checkpoint.is_autoregressive(folder)
+    if not masked and (sampler is not None or set_):
+        given = "--set" if sampler is None else "--sampler"
+        raise ValueError(f"{given} has no effect on {folder}, an autoregressive model; leave it out")
     as_asked = None if dtype is None else getattr(torch, dtype)
     loaded, tokenizer = (checkpoint.load_pretrained if masked else load_autoregressive)(folder, dtype=as_asked)
     if tokenizer is None:
         raise ValueError(f"{folder} has no tokenizer; save one beside the weights, as others need it")
+    ran = None if run is None else json.loads((run / "config.json").read_text(encoding="utf-8"))
+    chat = tokenizer.chat_template is not None if ran is None or adapter is not None else "train" in ran
+    if masked:
+        _check_room(fields, tokenizer, loaded.config.max_position_embeddings, chat=chat)
     if adapter is not None:
         loaded = merge_adapter(loaded, adapter)
     log = [] if run is None else read_log(run)
-    told = fields.model_dump(exclude_unset=True)
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
     card = model_card(
         name or output.name,
+        folder=output.resolve().name,
         masked=masked,
+        chat=chat,
         sizes=loaded.config.to_diff_dict(),
         parameters=sum(p.numel() for p in loaded.parameters()),
-        run=None if run is None else json.loads((run / "config.json").read_text(encoding="utf-8")),
+        run=ran,
         measured=log[-1] if log else None,
-        sampler=told,
+        sampler=fields.model_dump(exclude_unset=True),
         versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
         licence=licence,
+        merger=None if adapter is None else Merger(str(adapter), str(source)),
+        rounded=None if dtype is None or dtype == saved else (saved or "another dtype", dtype),
     )
     files = {"README.md": card.encode()}
     if masked:
@@ -66,5 +89,23 @@ def export(
     if as_json:
         typer.echo(json.dumps({"output": str(output)} | written._asdict()))
         return
-    typer.echo(f"{output}: {written.parameters} parameters in {', '.join(written.files)}")
+    weights = [file for file in written.files if file.endswith(".safetensors")]
+    typer.echo(f"{output}: {written.parameters:,} parameters in {', '.join(weights)}")
     typer.echo("read again: the logits are the same, bit for bit")
+
+
+def _check_room(fields: SamplerConfig, tokenizer: PreTrainedTokenizerBase, most: int, *, chat: bool) -> None:
+    """Raise ConfigError where the code of the card would not run, as the model has too few positions for it."""
+    from llada.config import ConfigError
+    from llada.data.chat import encode_prompt
+    from llada.data.tokenizer import encode
+    from llada.model.card import QUESTION
+
+    fields.check_lengths()
+    asked = encode_prompt(tokenizer, [{"role": "user", "content": QUESTION}]) if chat else encode(tokenizer, QUESTION)
+    name = "gen_length" if fields.longest is None else "longest"
+    if len(asked) + (fields.longest or fields.gen_length) > most:
+        raise ConfigError(
+            f"{name}={fields.longest or fields.gen_length} of the sampler leaves no room for a question in the model's "
+            f"{most} positions; set it to less, such as --set {name}={most // 2}"
+        )

@@ -31,7 +31,10 @@ def generate(
     stream: Annotated[bool, typer.Option("--stream", help="print each block as soon as it is final")] = False,
     as_json: asking.AsJSON = False,
 ) -> None:
-    """Generate text: llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32"""
+    """Generate text.
+
+    llada generate runs/quickstart/sft/model "Which is larger, 12 or 31?" --set gen_length=32
+    """
     import torch
     from rich.console import Console
 
@@ -70,6 +73,7 @@ def generate(
             how,
             Console(stderr=True),
             start=0 if raw else len(ids),
+            progress=not stream,
         )
     text = before + decode_response(tokenizer, out.sequences[0, len(ids) :].tolist())
     asking.told(out, None if stream else text, as_json)

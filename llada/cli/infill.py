@@ -22,7 +22,10 @@ def infill(
     device: asking.Device = None,
     as_json: asking.AsJSON = False,
 ) -> None:
-    """Fill in a text: llada infill runs/quickstart/pretrain/model "Return the ___ of the array." --gap 6"""
+    """Fill in a text.
+
+    llada infill runs/quickstart/pretrain/model "Return the ___ of the array." --gap 6
+    """
     import torch
     from rich.console import Console
 

@@ -22,7 +22,10 @@ def plan(
     probe: Annotated[bool, typer.Option(help="measure a few steps on this machine")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON, and nothing else")] = False,
 ) -> None:
-    """Print parameters, tokens, arithmetic, memory and time of a run: llada plan configs/pretrain/quickstart.yaml"""
+    """Print parameters, tokens, arithmetic, memory and time of a run.
+
+    llada plan configs/pretrain/quickstart.yaml
+    """
     from rich.console import Console
     from rich.table import Table
 

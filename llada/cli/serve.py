@@ -30,7 +30,10 @@ def serve(
     api_key: Annotated[str | None, typer.Option(envvar=_KEY, help="bearer token that is asked for")] = None,
     device: Device = None,
 ) -> None:
-    """Answer requests in the OpenAI format: llada serve runs/quickstart/sft/model --set gen_length=32 --port 8000"""
+    """Answer requests in the OpenAI format.
+
+    llada serve runs/quickstart/sft/model --set gen_length=32 --port 8000
+    """
     try:
         import uvicorn
 

@@ -146,7 +146,7 @@ class Session:
         if others:
             self._check_room(told)
         self.messages = told
-        return Reply("told" if rest else "nothing is told before the conversation")
+        return Reply(f"the model is told: {rest}" if rest else "nothing is told before the conversation")
 
     def _again(self, rest: str) -> Reply:
         if not self.messages or self.messages[-1]["role"] != "assistant":

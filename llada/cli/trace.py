@@ -1,17 +1,30 @@
 """`llada trace`: pictures and pages of what a sampler did."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(help="Show what a sampler did.", no_args_is_help=True)
+from llada.cli.asking import AsJSON
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llada.show.frames import Frame
+
+app = typer.Typer(no_args_is_help=True)
 SUFFIXES = (".html", ".png", ".gif", ".webp")
 
 
 @app.callback()
 def trace() -> None:
-    """Show what a sampler did."""
+    """Show what a sampler did.
+
+    llada trace render run.json --tokenizer MODEL --output run.html
+    """
 
 
 @app.command()
@@ -21,11 +34,14 @@ def render(
     output: Annotated[Path, typer.Option(help="a page (.html), a picture (.png) or an animation (.gif, .webp)")],
     row: Annotated[int, typer.Option(help="of a trace of several texts, from 0", min=0)] = 0,
     frames_per_second: Annotated[float | None, typer.Option(help="of an animation; 8 if not given", min=0.1)] = None,
+    as_json: AsJSON = False,
 ) -> None:
-    """Make a page, a picture or an animation: llada trace render run.json --tokenizer MODEL --output run.html"""
-    import tempfile
+    """Make a page, a picture or an animation.
 
-    from llada.cli.extras import needs_matplotlib
+    llada trace render run.json --tokenizer MODEL --output run.html
+    """
+    import json
+
     from llada.data.tokenizer import read_tokenizer
     from llada.durable import check_file, publish_file
     from llada.sampling.trace import Trace
@@ -64,13 +80,43 @@ def render(
             for path, frames, one in zip(traces, shown, loaded, strict=True)
         ]
         publish_file(output, page(found, told).encode())
-        return
+    else:
+        _draw(found, shown[0], traces[0].stem, output, frames_per_second or 8.0)
+    if as_json:
+        steps = [frames[-1].step for frames in shown]
+        typer.echo(json.dumps({"output": str(output), "row": row, "steps": steps}))
+
+
+def _draw(
+    tokenizer: PreTrainedTokenizerBase, frames: Sequence[Frame], title: str, output: Path, frames_per_second: float
+) -> None:
+    """Write a picture of the last frame, or an animation of all; says which characters no font has."""
+    import tempfile
+    import warnings
+
+    from tqdm import tqdm
+
+    from llada.cli.extras import needs_matplotlib
+    from llada.durable import publish_file
+
     with needs_matplotlib("pictures"):
-        from llada.show.picture import animate, order_figure
-    with tempfile.TemporaryDirectory() as folder:
+        from llada.show.picture import animate, order_figure, undrawn, written
+
+    still = output.suffix == ".png"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # said below, once
         made = Path(folder) / f"made{output.suffix}"
-        if output.suffix == ".png":
-            order_figure(found, shown[0][-1], traces[0].stem).savefig(made, dpi=130)
+        if still:
+            order_figure(tokenizer, frames[-1], title).savefig(made, dpi=130)
         else:
-            animate(found, shown[0], made, frames_per_second=frames_per_second or 8.0)
+            drawn = animate(tokenizer, frames, made, frames_per_second=frames_per_second)
+            for _ in tqdm(drawn, total=len(frames), unit="frame", disable=None, leave=False, delay=1):
+                pass
         publish_file(output, made.read_bytes())
+    missing = undrawn([text for frame in (frames[-1:] if still else frames) for text in written(tokenizer, frame)])
+    if missing:
+        typer.echo(
+            f"no font here has {missing[:20]}, shown as empty boxes; install one, such as Noto Sans Mono CJK or Noto "
+            "Emoji, or make a page (.html)",
+            err=True,
+        )

@@ -29,7 +29,10 @@ def pretrain(
     dry_run: DryRun = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Train a model from scratch: llada pretrain configs/pretrain/quickstart.yaml seed=1"""
+    """Train a model from scratch.
+
+    llada pretrain configs/pretrain/quickstart.yaml seed=1
+    """
     from llada.train.config import PretrainConfig
 
     _train(load_config(PretrainConfig, config, overrides or ()), resume, dry_run, as_json)
@@ -42,7 +45,10 @@ def sft(
     dry_run: DryRun = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Fine-tune a checkpoint on conversations: llada sft configs/sft/quickstart.yaml init=runs/pretrain/model"""
+    """Fine-tune a checkpoint on conversations.
+
+    llada sft configs/sft/quickstart.yaml init=runs/pretrain/model
+    """
     from llada.train.config import SFTConfig
 
     _train(load_config(SFTConfig, config, overrides or ()), resume, dry_run, as_json)

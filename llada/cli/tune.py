@@ -32,7 +32,10 @@ def tune(
     output: Annotated[Path | None, typer.Option(help="YAML file for the chosen sampler, for --sampler")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print table and choice as JSON, and nothing else")] = False,
 ) -> None:
-    """Find the cheapest accurate sampler: llada tune runs/sft/model questions.jsonl --set gen_length=16"""
+    """Find the cheapest accurate sampler.
+
+    llada tune runs/sft/model questions.jsonl --set gen_length=16
+    """
     from tqdm import tqdm
 
     from llada.cli.operating_point import announce, headline, record, show

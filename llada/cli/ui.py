@@ -19,7 +19,10 @@ def ui(
     port: Annotated[int, typer.Option(help="0: a free one", min=0, max=65535)] = 7860,
     device: Device = None,
 ) -> None:
-    """Try a model in the browser, on this machine alone: llada ui runs/quickstart/sft/model --set gen_length=32"""
+    """Try a model in the browser, on this machine alone.
+
+    llada ui runs/quickstart/sft/model --set gen_length=32
+    """
     try:
         from llada.listening import listen
         from llada.web.page import Shown, make_app

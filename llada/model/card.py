@@ -2,15 +2,26 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+
+QUESTION = "..."  # stands in the code of the card
+
+
+class Merger(NamedTuple):
+    """Where weights are from that are those of no run."""
+
+    adapter: str
+    base: str
 
 
 def model_card(
     name: str,
     *,
+    folder: str,
     masked: bool,
+    chat: bool,
     sizes: Mapping[str, Any],
     parameters: int,
     run: Mapping[str, Any] | None,
@@ -18,28 +29,35 @@ def model_card(
     sampler: Mapping[str, Any],
     versions: Mapping[str, str],
     licence: str | None,
+    merger: Merger | None = None,
+    rounded: tuple[str, str] | None = None,
 ) -> str:
     """Markdown with the header that model hubs read.
 
     Args:
-        run: the configuration of the training run; None: not known.
-        measured: the last line of its log, with `bound` and `bound_stderr`.
+        folder: what its code loads the model from.
+        chat: the model answers questions; false: it continues texts. Of no effect on a baseline.
+        run: the configuration of the training run, with a merger that of the base; None: not known.
+        measured: the last line of its log, with `bound` and `bound_stderr`, which with a merger are of other weights
+            and not told.
+        rounded: the dtype of the weights that were measured, and of those that are told of; None: they are the same.
         licence: of the weights, as the hubs name licences; None: the card says that it is not given.
     """
     header: dict[str, Any] = {"library_name": "llada" if masked else "transformers", "pipeline_tag": "text-generation"}
     header["tags"] = ["masked-diffusion", "llada"] if masked else ["llada-baseline"]
     if licence is not None:
         header["license"] = licence
-    kind = "masked diffusion language model" if masked else "autoregressive baseline of a masked diffusion model"
+    kind = "A masked diffusion language model" if masked else "An autoregressive baseline of a masked diffusion model"
+    origin = "" if merger is None else f"; the adapter `{merger.adapter}` is merged into `{merger.base}`"
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {name}\n",
-        f"A {kind} with {parameters:,} parameters.\n",
+        f"{kind} with {parameters:,} parameters{origin}.\n",
         "## Use\n",
-        _use(name, sampler) if masked else _use_baseline(name),
-        "## Training\n",
+        _use(folder, sampler, chat=chat) if masked else _use_baseline(folder),
+        "## Training\n" if merger is None else f"## Training of `{merger.base}`, before the adapter\n",
         _training(run),
         "## Measured\n",
-        _measured(measured, masked=masked),
+        _measured(None if merger is not None else measured, rounded, masked=masked),
         "## Sizes\n",
         _block(json.dumps(dict(sizes), indent=1), "json"),
         "## Made with\n",
@@ -50,21 +68,33 @@ def model_card(
     return "\n".join(parts)
 
 
-def _use(name: str, sampler: Mapping[str, Any]) -> str:
+def _use(folder: str, sampler: Mapping[str, Any], *, chat: bool) -> str:
     fields = ", ".join(f"{key}={value!r}" for key, value in sampler.items())
+    if chat:
+        needed = "from llada.data.chat import decode_response, encode_prompt"
+        ids = f'encode_prompt(tokenizer, [{{"role": "user", "content": "{QUESTION}"}}])'
+        text = "decode_response(tokenizer, out.sequences[0, prompt.shape[1]:].tolist())"
+    else:
+        needed = "from llada.data.tokenizer import encode"
+        ids = f'encode(tokenizer, "{QUESTION}")'
+        text = "tokenizer.decode(out.sequences[0])"
     return _block(
-        "import llada\nimport torch\nfrom llada.data.chat import decode_response, encode_prompt\n\n"
-        f"model, tokenizer = llada.load_pretrained({name!r})\n"
-        'prompt = torch.tensor([encode_prompt(tokenizer, [{"role": "user", "content": "..."}])])\n'
+        f"import llada\nimport torch\n{needed}\n\n"
+        f"model, tokenizer = llada.load_pretrained({folder!r})\n"
+        f"prompt = torch.tensor([{ids}])\n"
         f"out = llada.generate(model, prompt, sampler=llada.SamplerConfig({fields}))\n"
-        "print(decode_response(tokenizer, out.sequences[0, prompt.shape[1]:].tolist()))",
+        f"print({text})",
         "python",
     )
 
 
-def _use_baseline(name: str) -> str:
+def _use_baseline(folder: str) -> str:
     return _block(
-        f"from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained({name!r})",
+        "from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
+        f"tokenizer = PreTrainedTokenizerFast.from_pretrained({folder!r})\n"
+        f'prompt = tokenizer("{QUESTION}", return_tensors="pt", return_token_type_ids=False)\n'
+        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=32)[0]))",
         "python",
     )
 
@@ -80,13 +110,16 @@ def _training(run: Mapping[str, Any] | None) -> str:
     )
 
 
-def _measured(measured: Mapping[str, Any] | None, *, masked: bool) -> str:
+def _measured(measured: Mapping[str, Any] | None, rounded: tuple[str, str] | None, *, masked: bool) -> str:
     if measured is None or "bound" not in measured:
         return "No held-out number is recorded beside it.\n"
     kind = "upper bound on the negative log-likelihood" if masked else "negative log-likelihood"
+    since = (
+        "" if rounded is None else f" Measured with weights in {rounded[0]}, which are rounded to {rounded[1]} here."
+    )
     return (
         f"Held-out {kind}: {measured['bound']:.4f} ± {2 * measured['bound_stderr']:.4f} nats per token (two standard "
-        f"errors), after {measured['step']} steps and {measured['flops']:.3g} FLOPs (6 N D).\n"
+        f"errors), after {measured['step']} steps and {measured['flops']:.3g} FLOPs (6 N D).{since}\n"
     )
 
 

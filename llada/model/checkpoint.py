@@ -105,6 +105,8 @@ def checkpoint_folder(path: str | Path) -> Path:
     """The folder of a checkpoint, downloaded where `path` is a hub id; FileNotFoundError where there is none."""
     folder = Path(path)
     if folder.is_dir():
+        if (folder / "model" / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is the folder of a run; its model is {folder / 'model'}")
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
         return folder

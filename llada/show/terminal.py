@@ -1,12 +1,15 @@
-"""A canvas in the terminal while it is revealed: colour is confidence, new tokens and new masks are marked."""
+"""A canvas in the terminal while it is revealed: colour is confidence, new tokens and new masks are marked.
+
+Where there are no colours, letters tell: upright where the sampler was sure, italic, and faint where it was not.
+"""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.style import Style
-from rich.text import Text
+from rich.text import Span, Text
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -16,9 +19,11 @@ from llada.show.levels import LEVELS, level_of
 from llada.show.pieces import END, pieces
 
 MASK, REMASKED = "░", "▒"
+_COLOURED = tuple(Style(color=level.colour) for level in LEVELS)
+_COLOURLESS = (Style(), Style(italic=True), Style(dim=True))  # of the same levels
 
 
-def painted(frame: Frame, tokenizer: PreTrainedTokenizerBase, start: int = 0) -> Text:
+def painted(frame: Frame, tokenizer: PreTrainedTokenizerBase, start: int = 0, *, colours: bool = True) -> Text:
     """The text from a position on. A line break is shown as one; a control token is a dot."""
     text = Text()
     for place, piece in enumerate(pieces(tokenizer, frame.ids, frame.hidden)):
@@ -28,18 +33,18 @@ def painted(frame: Frame, tokenizer: PreTrainedTokenizerBase, start: int = 0) ->
         if mark is Mark.MASKED:
             text.append(MASK, Style(dim=True))
         elif mark is Mark.REMASKED:
-            text.append(REMASKED, Style(color=LEVELS[-1][1], bold=True))
+            text.append(REMASKED, _styles(colours)[-1] + Style(bold=True))
         else:
             shown = END if piece.special else piece.text
-            text.append(shown, _style(mark, frame.probability[place], dim=piece.special))
+            text.append(shown, _style(mark, _styles(colours)[level_of(frame.probability[place])], piece.special))
     return text
 
 
-def legend(frame: Frame) -> Text:
-    """How far it is, and what the colours mean."""
-    text = Text(f"step {frame.step}, {frame.masks} masks left   ", Style(dim=True))
-    for least, colour in LEVELS:
-        text.append(f"p ≥ {least:g} " if least else "less ", Style(color=colour))
+def legend(frame: Frame, *, colours: bool = True) -> Text:
+    """How far it is, and what the colours mean, or the letters in their place."""
+    text = Text().append(f"step {frame.step}, {frame.masks} masks left   ", Style(dim=True))
+    for level, style in zip(LEVELS, _styles(colours), strict=True):
+        text.append(f"p ≥ {level.least:g} " if level.least else "less ", style)
     text.append(f"  {MASK} mask  {REMASKED} masked again  ", Style(dim=True))
     return text.append("new", Style(bold=True, underline=True))
 
@@ -56,16 +61,24 @@ def watch(
 ) -> Iterator[State]:
     """The same states, the first row of each shown in place; when they end, nothing of it is left on the screen.
 
+    Of a canvas with more lines than the terminal, those are shown that hold what changed last.
+
     Args:
         canvas: tokens (B, L) that the sampler was given.
         start: the first position that is shown.
         delay: seconds that are waited after each step.
     """
-    made = Frames(canvas[0].cpu(), mask_token_id)
-    with Live(console=console, transient=True, auto_refresh=False, vertical_overflow="visible") as screen:
+    made, top = Frames(canvas[0].cpu(), mask_token_id), 0
+    with Live(console=console, transient=True, auto_refresh=False, vertical_overflow="crop") as screen:
 
         def show(frame: Frame) -> None:
-            screen.update(Group(painted(frame, tokenizer, start), legend(frame)), refresh=True)
+            nonlocal top
+            colours = not console.no_color
+            lines = list(painted(frame, tokenizer, start, colours=colours).wrap(console, console.width))
+            below = legend(frame, colours=colours).wrap(console, console.width)
+            room = max(1, console.height - len(below))
+            top = _top(lines, room, top)
+            screen.update(Group(*lines[top : top + room], *below), refresh=True)
 
         show(made.first)
         for state in states:
@@ -74,8 +87,26 @@ def watch(
             yield state
 
 
-def _style(mark: Mark, probability: float, *, dim: bool) -> Style:
+def _top(lines: Sequence[Text], room: int, top: int) -> int:
+    """The first line to show of more than there is room for: moved as little as brings in the last one that changed."""
+    changed = [number for number, line in enumerate(lines) if any(_bold(span) for span in line.spans)]
+    if changed:
+        top = min(max(top, changed[-1] - room + 1), changed[-1])
+    return max(0, min(top, len(lines) - room))
+
+
+def _bold(span: Span) -> bool:
+    """Whether it is new, or masked again."""
+    return isinstance(span.style, Style) and bool(span.style.bold)
+
+
+def _styles(colours: bool) -> Sequence[Style]:
+    return _COLOURED if colours else _COLOURLESS
+
+
+def _style(mark: Mark, level: Style, special: bool) -> Style:
     if mark is Mark.GIVEN:
         return Style()
-    fresh = mark is Mark.FRESH
-    return Style(color=LEVELS[level_of(probability)].colour, bold=fresh, underline=fresh, dim=dim and not fresh)
+    if mark is Mark.FRESH:
+        return level + Style(bold=True, underline=True, dim=False)  # faint and bold at once would be neither
+    return level + Style(dim=True) if special else level

@@ -1,15 +1,28 @@
 """`llada chat`: what is typed does what it says, and nothing that is typed ends it."""
 
 import contextlib
+import fcntl
 import io
 import json
+import os
+import pty
 import random
+import re
+import select
+import struct
+import sys
+import termios
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import typer
 from console import llada
+from rich.console import Console
 
+from llada.cli import main
+from llada.cli.chat import _answer
 from llada.cli.session import _COMMANDS, Session
 from llada.model.checkpoint import load_pretrained
 from llada.sampling.config import SamplerConfig
@@ -57,7 +70,7 @@ def test_answer_is_that_of_the_whole_conversation(session):
 
 
 def test_system_prompt_comes_first_and_changes_the_question(session):
-    say(session, "/system Answer in one word.", "Add 3 and 4.")
+    assert say(session, "/system Answer in one word.", "Add 3 and 4.")[0] == "the model is told: Answer in one word."
     assert roles(session) == ["system", "user", "assistant"]
     session.messages = session.messages[:-1]
     assert "Answer in one word." in session.tokenizer.decode(session.prompt()[0])
@@ -215,6 +228,98 @@ def test_answer_comes_in_blocks_in_a_pipe(more, tuned, loaded, monkeypatch, caps
     session = Session(*loaded, sampler or SamplerConfig(gen_length=12, block_length=4))
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in say(session, "Add 3 and 4.", "And 5?"))
     assert (len(list(filter(None, printed))) > 2) == (sampler is None)
+
+
+class Terminal:
+    """The console script in a child of this process, at a terminal of its own."""
+
+    def __init__(self, *arguments: object):
+        self._child, self._end = pty.fork()
+        self.seen = ""
+        if self._child == 0:
+            try:
+                sys.stdin, sys.stdout, sys.stderr = (
+                    os.fdopen(0),
+                    os.fdopen(1, "w"),
+                    os.fdopen(2, "w"),
+                )  # not those of pytest
+                sys.argv = ["llada", *map(str, arguments)]
+                main()
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+
+    def until(self, text: str) -> str:
+        """What is written up to this text; AssertionError where it does not come."""
+        limit = time.monotonic() + 60
+        while text not in self.seen:
+            assert select.select([self._end], [], [], max(0.0, limit - time.monotonic()))[0], self.seen
+            try:
+                new = os.read(self._end, 4096)
+            except OSError:  # as Linux says the end
+                new = b""
+            assert new, f"{text!r} does not come: {self.seen!r}"
+            self.seen += new.decode(errors="replace")
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, keys: str) -> None:
+        os.write(self._end, keys.encode())
+
+    def end(self) -> int:
+        """The exit status."""
+        return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
+def test_terminal_edits_lines_stops_answers_and_ends_its_last_line(tuned, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    there = Terminal("chat", tuned / "model", "--set", "gen_length=64", "--delay", "0.2")
+    there.until("Ctrl-D leaves.")
+    there.until("\x1b[1m> \x1b[0m")
+    there.type("/shoq\x7f\x01\x05w\n")  # a letter taken back, to the beginning of the line, to its end
+    assert "\r\x1b[K" not in there.until("0 messages")  # which would erase the prompt
+    there.type("Add 3 and 4.\n")
+    there.until("step 2,")
+    there.type("\x03")
+    there.until("stopped; nothing of it is kept")
+    there.until("\x1b[1m> \x1b[0m")
+    there.type("\x03")
+    there.until("Ctrl-D or /quit leaves.")
+    there.until("\x1b[1m> \x1b[0m")
+    there.type("\x04")
+    there.until("\r\n")
+    assert there.end() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
+def test_terminal_without_watching_gets_each_block_once(tuned, loaded, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    sampler = ["--set", "gen_length=12", "--set", "block_length=4", "--set", "forbid_eos=true"]
+    there = Terminal("chat", tuned / "model", "--no-watch", *sampler)
+    there.until("> ")
+    there.type("Add 3 and 4.\n")
+    there.until("Add 3 and 4.\r\n")
+    text = there.until("12 forward passes")
+    assert "masks left" not in text
+    session = Session(*loaded, SamplerConfig(gen_length=12, block_length=4, forbid_eos=True))
+    answer = say(session, "Add 3 and 4.")[0]
+    assert re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", text).replace("\r\n", "\n").strip("\n") == answer.strip("\n")
+    there.type("\x04")
+    assert there.end() == 0
+
+
+def test_empty_answer_is_said_on_a_terminal_alone(session, monkeypatch, capsys):
+    def emptied(shown):
+        session.messages = [*session.messages, {"role": "assistant", "content": " "}]
+        return SimpleNamespace(forward_passes=3)
+
+    monkeypatch.setattr(session, "answer", emptied)
+    for forced in (True, False):
+        _answer(session, Console(force_terminal=forced, highlight=False), watch=True, delay=0.0)
+        assert ("(an empty answer)" in capsys.readouterr().out) == forced
 
 
 def test_quit_ends_it(tuned, monkeypatch, capsys):

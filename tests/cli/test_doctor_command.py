@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from console import llada
 
-from llada import checkup
-from llada.checkup import Health
+from llada import __version__, checkup
+from llada.checkup import Finding, Health
 
 
 def findings(monkeypatch, capsys) -> dict[str, dict]:
@@ -17,15 +17,21 @@ def findings(monkeypatch, capsys) -> dict[str, dict]:
 
 def test_everything_works_here(monkeypatch, capsys):
     found = findings(monkeypatch, capsys)
+    assert found["llada"]["found"].startswith(f"{__version__} in ")
     assert {"torch", "transformers", "training", "saving", "sampling", "likelihood", "configs"} <= found.keys()
     assert all(one["health"] != "fails" for one in found.values())
     assert all(one["advice"] for one in found.values() if one["health"] == "note")
 
 
-def test_table_is_printed(monkeypatch, capsys):
+def test_rows_are_printed_as_they_come(monkeypatch, capsys):
+    def one_after_another():
+        yield Finding(Health.GOOD, "first", "[bold] is found")
+        assert "[bold] is found" in capsys.readouterr().out
+        yield Finding(Health.POOR, "second", "is not found", "look for it")
+
+    monkeypatch.setattr("llada.checkup.checkup", one_after_another)
     llada(monkeypatch, "doctor")
-    out = capsys.readouterr().out
-    assert "a model that is saved and loaded" in out
+    assert capsys.readouterr().out.split() == ["note", "second", "is", "not", "found", "look", "for", "it"]
 
 
 def test_package_that_is_missing_or_old_is_named_with_what_to_do(monkeypatch, capsys):

@@ -9,6 +9,7 @@ import yaml
 from console import llada, refusal
 
 import llada as library
+from llada.model.baseline import new_autoregressive
 from llada.train.journal import read_log
 
 # keys of the config.json of LLaDA-8B
@@ -22,8 +23,20 @@ rms_norm_eps rope rope_full_precision rope_theta scale_logits use_cache vocab_si
 """
 
 
+SMALL = ["--set", "gen_length=8"]
+
+
 def header(card: str) -> dict:
     return yaml.safe_load(card.split("---\n")[1])
+
+
+def code(card: str) -> str:
+    (found,) = [part.split("```")[0] for part in card.split("```python\n")[1:]]
+    return found
+
+
+def section(card: str, title: str) -> str:
+    return card.split(f"\n## {title}")[1].split("\n## ")[0]
 
 
 def test_run_is_written_with_every_official_key_and_its_card(tuned, tmp_path, monkeypatch, capsys):
@@ -44,16 +57,66 @@ def test_run_is_written_with_every_official_key_and_its_card(tuned, tmp_path, mo
     assert tokenizer is not None
 
 
-def test_snippet_of_the_card_runs(tuned, tmp_path, monkeypatch, capsys):
-    llada(monkeypatch, "export", tuned / "model", tmp_path / "mine", "--set", "gen_length=8")
+def test_snippet_of_the_card_runs_whatever_the_name(tuned, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", tuned / "model", tmp_path / "mine", *SMALL, "--name", "My Model")
     card = (tmp_path / "mine" / "README.md").read_text()
+    assert "# My Model" in card
     assert "is not recorded" in card
     assert "No licence is given" in card
-    (code,) = [part.split("```")[0] for part in card.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    exec(code, {})
+    exec(code(card), {})
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_model_that_answers_nothing_continues_texts_on_its_card(pretrained, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", pretrained, tmp_path / "mine", *SMALL)
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "encode_prompt" not in code(card)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code(card), {})
+    assert capsys.readouterr().out.startswith("...")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (["--set", "gen_length=128"], "gen_length=128 of the sampler leaves no room for a question in the model's 128"),
+        (["--sampler", "daedal", "--set", "gen_length=8", "--set", "longest=128"], "--set longest=64"),
+        (["--set", "gen_length=8", "--set", "steps=3", "--set", "block_length=4"], "steps=3 cannot be shared equally"),
+    ],
+)
+def test_sampler_that_does_not_fit_the_model_is_refused(fields, told, tuned, tmp_path, monkeypatch, capsys):
+    assert told in refusal(monkeypatch, capsys, "export", tuned, tmp_path / "mine", *fields)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.fixture(scope="module")
+def causal(tuned, tmp_path_factory) -> Path:
+    """The folder of an autoregressive model with its tokenizer."""
+    model, tokenizer = library.load_pretrained(tuned / "model")
+    folder = tmp_path_factory.mktemp("causal") / "model"
+    new_autoregressive(model.config, bos_token_id=tokenizer.bos_token_id).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_card_of_a_baseline_is_one(causal, tmp_path, monkeypatch, capsys):
+    llada(monkeypatch, "export", causal, tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "\nAn autoregressive baseline of a masked diffusion model" in card
+    assert not (tmp_path / "mine" / "sampler.yaml").exists()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(code(card), {})
+    assert "..." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--sampler", "low_confidence"], ["--set", "steps=4"]])
+def test_baseline_has_no_sampler(option, causal, tmp_path, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "export", causal, tmp_path / "mine", *option)
+    assert f"{option[0]} has no effect on {causal}, an autoregressive model; leave it out" in told
 
 
 def test_sampler_is_written_beside_it(tuned, tmp_path, monkeypatch, capsys):
@@ -63,16 +126,18 @@ def test_sampler_is_written_beside_it(tuned, tmp_path, monkeypatch, capsys):
 
 
 def test_dtype_is_changed_on_request(tuned, tmp_path, monkeypatch, capsys):
-    llada(monkeypatch, "export", tuned, tmp_path / "mine", "--dtype", "bfloat16", "--json")
+    llada(monkeypatch, "export", tuned, tmp_path / "mine", *SMALL, "--dtype", "bfloat16", "--json")
     told = json.loads(capsys.readouterr().out)
     assert told["difference"] == 0
     model, _ = library.load_pretrained(tmp_path / "mine")
     assert model.dtype == torch.bfloat16
     assert told["parameters"] == sum(p.numel() for p in model.parameters())
+    measured = section((tmp_path / "mine" / "README.md").read_text(), "Measured")
+    assert "Measured with weights in float32, which are rounded to bfloat16 here." in measured
 
 
 def test_large_weights_are_cut_into_files(tuned, tmp_path, monkeypatch, capsys):
-    llada(monkeypatch, "export", tuned, tmp_path / "mine", "--max-shard-size", "30KB", "--json")
+    llada(monkeypatch, "export", tuned, tmp_path / "mine", *SMALL, "--max-shard-size", "30KB", "--json")
     files = json.loads(capsys.readouterr().out)["files"]
     assert "model.safetensors.index.json" in files
     assert len([name for name in files if name.endswith(".safetensors")]) > 1
@@ -91,23 +156,27 @@ def adapted(pretrained, tmp_path_factory) -> Path:
 
 
 def test_adapter_is_merged(adapted, pretrained, tmp_path, monkeypatch):
-    llada(monkeypatch, "export", pretrained, tmp_path / "mine", "--adapter", adapted / "adapter")
+    llada(monkeypatch, "export", pretrained, tmp_path / "mine", *SMALL, "--adapter", adapted / "adapter")
     merged, expected = (library.load_pretrained(folder)[0] for folder in (tmp_path / "mine", adapted / "model"))
     before = library.load_pretrained(pretrained / "model")[0]
     for one, other in zip(merged.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     assert any(not torch.equal(a, b) for a, b in zip(merged.parameters(), before.parameters(), strict=True))
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert f"parameters; the adapter `{adapted / 'adapter'}` is merged into `{pretrained}`." in card
+    assert "steps: 20" in section(card, f"Training of `{pretrained}`, before the adapter")
+    assert section(card, "Measured").strip() == "No held-out number is recorded beside it."
 
 
 def test_adapter_of_another_model_is_refused(adapted, golden, tmp_path, monkeypatch, capsys):
-    told = refusal(monkeypatch, capsys, "export", adapted, tmp_path / "mine", "--adapter", tmp_path)
+    told = refusal(monkeypatch, capsys, "export", adapted, tmp_path / "mine", *SMALL, "--adapter", tmp_path)
     assert "has no adapter_config.json, so it is not the folder of an adapter" in told
     assert not (tmp_path / "mine").exists()
 
 
 def test_existing_folder_is_kept(tuned, tmp_path, monkeypatch, capsys):
     (tmp_path / "precious").write_text("data")
-    assert "exists and is not empty" in refusal(monkeypatch, capsys, "export", tuned, tmp_path)
+    assert "exists and is not empty" in refusal(monkeypatch, capsys, "export", tuned, tmp_path, *SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
@@ -123,5 +192,6 @@ def test_what_is_read_differently_is_not_published(tuned, tmp_path, monkeypatch,
         return model, tokenizer
 
     monkeypatch.setattr(module, "load_pretrained", damaged)
-    assert "does not predict as the model does" in refusal(monkeypatch, capsys, "export", tuned, tmp_path / "mine")
+    told = refusal(monkeypatch, capsys, "export", tuned, tmp_path / "mine", *SMALL)
+    assert "does not predict as the model does" in told
     assert not (tmp_path / "mine").exists()

@@ -1,12 +1,16 @@
 """`llada generate` and `llada infill`: text, what it cost, traces, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 import typer
 from console import llada, refusal
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from llada.cli.asking import progressing
 from llada.data.tokenizer import encode
 from llada.model.configuration import LLaDAConfig
 from llada.sampling.streaming import finished_blocks
@@ -115,6 +119,17 @@ def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
     assert len("the model") < len(part) < len(whole)
 
 
+def test_progress_tells_the_tokens_that_are_written_and_leaves_nothing(monkeypatch, capsys):
+    canvases = [torch.tensor([[1, *tokens]]) for tokens in ([0, 0], [2, 0], [0, 0], [2, 3])]
+    states = [SimpleNamespace(canvas=canvas) for canvas in canvases[1:]]
+    monkeypatch.setattr("tqdm.tqdm", lambda **options: tqdm(**options | {"delay": 0, "mininterval": 0}))
+    assert list(progressing(iter(states), canvases[0], 0)) == states
+    told = capsys.readouterr().err
+    assert "0/2" in told
+    assert "1/2" in told
+    assert told.endswith("\r")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,6 +151,17 @@ def test_stream_that_breaks_off_ends_its_line(tuned, monkeypatch, capsys):
 def test_options_that_cannot_act_are_refused(arguments, message, tuned, monkeypatch, capsys):
     name, *others = arguments
     assert message in refusal(monkeypatch, capsys, name, tuned / "model", *others)
+
+
+def test_folder_of_a_run_is_explained(tuned, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "generate", tuned, "a")
+    assert f"llada: {tuned} is the folder of a run; its model is {tuned / 'model'}\n" in told
+
+
+def test_wrong_field_is_told_of_the_option_that_gave_it(tuned, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "generate", tuned / "model", "a", "--set", "steps=x")
+    assert "llada: --set steps=x: steps: Input should be a valid integer" in told
+    assert ".yaml" not in told
 
 
 def test_model_without_a_tokenizer_is_refused(golden, monkeypatch, capsys):

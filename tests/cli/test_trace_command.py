@@ -65,6 +65,21 @@ def test_wrong_options_are_refused(arguments, message, traces, tuned, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_json_tells_what_was_made(traces, tuned, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "t.html"
+    capsys.readouterr()
+    llada(monkeypatch, "trace", "render", *traces, "--tokenizer", tuned / "model", "--output", output, "--json")
+    assert json.loads(capsys.readouterr().out) == {"output": str(output), "row": 0, "steps": [4, 8]}
+
+
+def test_characters_without_a_font_are_said_once(traces, tuned, tmp_path, monkeypatch, capsys, recwarn):
+    monkeypatch.setattr("llada.show.picture.written", lambda tokenizer, frame: ["\U0010fffd"] * len(frame.ids))
+    arguments = [traces[0], "--tokenizer", tuned / "model", "--output", tmp_path / "t.png"]
+    llada(monkeypatch, "trace", "render", *arguments)
+    assert capsys.readouterr().err.startswith("no font here has \U0010fffd, shown as empty boxes; install one")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
 def test_two_traces_need_a_page(traces, tuned, tmp_path, monkeypatch, capsys):
     arguments = [*traces, "--tokenizer", tuned / "model", "--output", tmp_path / "t.png"]
     assert "2 side by side need a page" in refusal(monkeypatch, capsys, "trace", "render", *arguments)

@@ -3,12 +3,15 @@
 import pytest
 from canvases import TOKENIZER, trace
 from matplotlib import colormaps
+from matplotlib.animation import PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from llada.show.frames import Frame, recorded
-from llada.show.picture import ACROSS, animate, order_figure, written
+from llada.show.picture import ACROSS, animate, boxes, fonts, order_figure, undrawn, written
 
 FRAMES = list(recorded(trace("two")))
 
@@ -45,7 +48,8 @@ def test_long_texts_are_broken_into_lines():
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
-    animate(TOKENIZER, FRAMES, tmp_path / f"run.{suffix}", frames_per_second=4)
+    passed = list(animate(TOKENIZER, FRAMES, tmp_path / f"run.{suffix}", frames_per_second=4))
+    assert passed == FRAMES
     with Image.open(tmp_path / f"run.{suffix}") as picture:
         assert picture.n_frames >= len(FRAMES)
         picture.seek(0)
@@ -57,5 +61,39 @@ def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
 def test_canvas_without_tokens_is_a_picture_without_boxes(tmp_path):
     nothing = Frame(0, [], [], [], [])
     assert list(order_figure(TOKENIZER, nothing).axes[0].texts) == []
-    animate(TOKENIZER, [nothing], tmp_path / "nothing.gif", frames_per_second=1)
+    list(animate(TOKENIZER, [nothing], tmp_path / "nothing.gif", frames_per_second=1))
     assert (tmp_path / "nothing.gif").read_bytes().startswith(b"GIF89a")
+
+
+@pytest.mark.parametrize("answer", ["two", "one two three " * 12])
+def test_titles_lie_inside_and_boxes_have_one_height(answer, tmp_path, monkeypatch):
+    """Of a picture and of an animation, whether there is a line or there are many."""
+    drawn = []
+    monkeypatch.setattr(PillowWriter, "grab_frame", lambda writer, **options: drawn.append(writer.fig))
+    frames = list(recorded(trace(answer)))[-1:]
+    with pytest.raises(IndexError):  # nothing was grabbed
+        list(animate(TOKENIZER, frames, tmp_path / "run.gif"))
+    for figure in (drawn[0], order_figure(TOKENIZER, frames[-1], "a title")):
+        FigureCanvasAgg(figure).draw()
+        axis, *others = figure.axes
+        for shown in (axis.title, axis._left_title, *(one.yaxis.label for one in others)):
+            box = shown.get_window_extent()
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+        assert axis.patches[0].get_window_extent().height == pytest.approx(0.26 * 0.86 * figure.dpi)
+
+
+def test_blanks_are_shown_as_signs():
+    assert written(TOKENIZER, list(recorded(trace("a b")))[-1])[2:] == ["a", "␣", "b"]
+
+
+def test_wide_characters_take_the_room_of_two():
+    axis = Figure().add_subplot()
+    boxes(axis, ["漢字", "abcd", "ab"], ["white"] * 3)
+    wide, same, narrow = (patch.get_width() for patch in axis.patches)
+    assert wide == same > narrow
+
+
+def test_fonts_are_those_that_are_installed_and_tell_what_they_lack():
+    assert fonts()[0] == "DejaVu Sans Mono"
+    assert undrawn(["ab␣↵⇥·", "é"]) == ""
+    assert undrawn(["a\U0010fffd", "\U0010fffd"]) == "\U0010fffd"

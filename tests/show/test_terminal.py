@@ -1,11 +1,14 @@
 """The canvas in a terminal: what is painted, and what is left on the screen."""
 
 import io
+import re
 from types import SimpleNamespace
 
+import pytest
 import torch
 from canvases import MASK, TOKENIZER, ids, trace
 from rich.console import Console
+from rich.text import Text
 
 from llada.data.tokenizer import encode
 from llada.sampling.config import SamplerConfig
@@ -16,8 +19,12 @@ from llada.show.terminal import LEVELS, legend, painted, watch
 FRAMES = list(recorded(trace("漢 one")))
 
 
-def terminal(width: int = 60, **options) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, height=20, **options)
+# and what else has no width of its own
+ENDS_OF_LINES = [token for token in range(len(TOKENIZER)) if not str(TOKENIZER.decode([token])).isprintable()]
+
+
+def terminal(width: int = 60, height: int = 20, **options) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, **options)
 
 
 def plain(frame, start: int = 0) -> str:
@@ -79,10 +86,28 @@ def test_watching_passes_every_state_on_and_leaves_nothing():
 
 def test_without_colours_masks_and_new_tokens_are_still_told_apart():
     console = terminal(no_color=True)
-    console.print(painted(FRAMES[1], TOKENIZER))
+    console.print(painted(FRAMES[1], TOKENIZER, colours=False))
     written = console.file.getvalue()
     assert "38;2;" not in written
-    assert "\x1b[1;4me" in written
+    assert "\x1b[1;3;4me" in written  # italic: probability 0.5
+    console.print(legend(FRAMES[1], colours=False))
+    assert "\x1b[3mp ≥ 0.3" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "random"])
+def test_canvas_taller_than_the_terminal_is_redrawn_in_place_and_shows_what_is_new(order):
+    """Between two frames the cursor goes up to where the first began, so that none stays in the scrollback."""
+    prompt = torch.tensor([ids("ab")])
+    sampler = SamplerConfig(gen_length=240, steps=12, order=order, temperature=1.0, suppress_tokens=ENDS_OF_LINES)
+    canvas = torch.nn.functional.pad(prompt, (0, 240), value=MASK)
+    console = terminal(30, 8)
+    for _ in watch(generation_states(Uniform(), prompt, None, sampler), canvas, MASK, TOKENIZER, console):
+        pass
+    frames = re.split(r"\r(?:\x1b\[2K|\x1b\[1A)+", console.file.getvalue())
+    shown = [Text.from_ansi(frame).plain.splitlines() for frame in frames if "masks left" in frame]
+    assert len(shown) == 14  # the first, one for each step, and the last once more
+    assert all(len(lines) == 8 and "new" in lines[-1] for lines in shown)
+    assert all("\x1b[1;4;" in frame or "\x1b[1;4m" in frame for frame in frames[2:] if "masks left" in frame)
 
 
 def test_wide_characters_and_long_texts_fit_into_any_width():
@@ -94,7 +119,6 @@ def test_wide_characters_and_long_texts_fit_into_any_width():
         console = terminal(width)
         console.print(painted(many, TOKENIZER))
         from rich.cells import cell_len
-        from rich.text import Text
 
         lines = Text.from_ansi(console.file.getvalue()).plain.splitlines()
         assert all(cell_len(line) <= max(width, 2) for line in lines)

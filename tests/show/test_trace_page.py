@@ -63,7 +63,9 @@ def test_nothing_is_fetched():
 @needs_browser
 def test_browser_shows_the_last_step_with_text_escaped(tmp_path):
     found = document(made(ANSWER), tmp_path)
-    spans = re.findall(r"<span[^>]*>(.*?)</span>", found, re.DOTALL)
+    legend, shown = found.split("<main")
+    assert 'probability 0</b> <i id="scale" class="bar" style="background: linear-gradient' in legend
+    spans = re.findall(r"<span[^>]*>(.*?)</span>", shown, re.DOTALL)
     assert html.unescape("".join(spans)) == "ab" + ANSWER
     assert "<h2>&lt;0&gt;</h2>" in found
 
@@ -95,9 +97,11 @@ def test_browser_changes_colours_and_theme_and_plays(tmp_path):
     )
     found = document(made("two"), tmp_path, script)
     assert 'data-theme="' in found
+    assert "last step</b>" in found
     assert "step 5 of 5" in found  # it has played to the end in virtual time
     plain, by_step = (
-        re.findall(r"background: (rgb\([^)]*\))", text) for text in (document(made("two"), tmp_path), found)
+        re.findall(r"background: (rgb\([^)]*\))", text.split("<main")[1])
+        for text in (document(made("two"), tmp_path), found)
     )
     assert len(plain) == len(by_step) == 3
     assert plain != by_step
