@@ -59,14 +59,16 @@ def load(model: Path, sampler: str, fields: list[str] | None, device: str | None
 
 def sampler_of(name: str, fields: list[str] | None) -> SamplerConfig:
     """A sampler with changed fields; what is wrong with those is told of them, not of the file of the name."""
-    from llada.config import ConfigError, apply_overrides, load_config
+    from llada.config import ConfigError, apply_overrides, read_yaml
     from llada.sampling.config import SamplerConfig
 
-    found = load_config(SamplerConfig, SamplerConfig.file_of(name))
+    path = SamplerConfig.file_of(name)
+    values = apply_overrides(read_yaml(path), fields or ())
     try:
-        return SamplerConfig(**apply_overrides(found.model_dump(exclude_unset=True), fields or ()))
+        return SamplerConfig(**values)
     except ConfigError as error:
-        raise ConfigError(f"--set {' --set '.join(fields or ())}: {error}") from None
+        given = " ".join(f"--set {field}" for field in fields or ()) or path
+        raise ConfigError(f"{given}: {error}") from None
 
 
 def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) -> Looking:

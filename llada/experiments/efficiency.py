@@ -179,6 +179,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(f"answers per second, {measured['batch_size']} at a time; median, lowest and highest")
     axis.set(ylabel="right answers, %")
+    axis.set_title("numbers: steps, or the threshold", fontsize=9)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
