@@ -91,7 +91,8 @@ def predict_chains(
 ) -> Call:
     """Predict the first canvas of each chain (R, D, W), and of the others those that are wanted and not complete.
 
-    Raises ValueError where no token is possible at a masked position.
+    Raises ValueError where no token is possible at a masked position, and FloatingPointError where logits are no
+    numbers there.
     """
     chosen = wanted & (chain == mask_token_id).any(dim=-1)
     chosen[:, 0] = True

@@ -75,7 +75,8 @@ def denoise(
             are edited when it is done with the block; the rest of the row is filled with it.
         uniforms: the source of randomness; None: seed 0, row and column numbers.
 
-    Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position.
+    Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position;
+    FloatingPointError where the logits are not numbers.
     """
     blocks = [slice(0, canvas.shape[1])] if blocks is None else blocks
     _check(canvas, blocks, steps, first_step)
@@ -109,12 +110,11 @@ def denoise(
             predicted = (masked | free if everywhere else masked) & active[:, None]
             logits = _logits(predict, canvas, block, mask_token_id, predicted, V)  # (N, V)
             V = logits.shape[1]
-            if turn == done:  # once per block, as it waits for the device
-                check_possible(logits.amax(dim=-1))
             token = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])  # (N,)
             token = torch.where(masked[predicted], token, present[predicted])
             numbers = uniforms(block, now, Stream.ORDER)[predicted]
             drafts = Drafts(logits, token, predicted.nonzero()[:, 1], present.shape[1], numbers)
+            check_possible(drafts.log_normaliser)  # sync; before the token, which is none of them if logits are NaN
             if edit is not None:
                 drafts = replace(drafts, token=torch.where(masked[predicted], token, edit.replaced(drafts)))
             step = Step(

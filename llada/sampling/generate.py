@@ -51,7 +51,8 @@ def generate(
             row, int64 (B,), such as one that is made of its content.
 
     Raises ValueError where the prompt holds [MASK] (infill does that), where prompt and answer exceed the model's
-    length, and where the sampler needs an end-of-sequence token that the model's config does not name.
+    length, and where the sampler needs an end-of-sequence token that the model's config does not name;
+    FloatingPointError where the logits are not numbers.
     """
     sampler = SamplerConfig() if sampler is None else sampler
     check_tokens(model, prompt)

@@ -107,10 +107,16 @@ def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(tokens, device=logits.device), -torch.inf)
 
 
-def check_possible(best: Tensor) -> None:
-    """Raise ValueError unless the largest logits (N,) of the positions that are to be drawn allow a token at each."""
-    if (best == -torch.inf).any():  # sync
-        raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+def check_possible(total: Tensor) -> None:
+    """Raise unless a token can be drawn at each of some positions, by their largest logits or their logsumexp (N,).
+
+    FloatingPointError where logits are not numbers, ValueError where all tokens have probability 0.
+    """
+    if total.isfinite().all():  # sync
+        return
+    if not (total < torch.inf).all():
+        raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
+    raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
 
 
 @dataclass(frozen=True)
