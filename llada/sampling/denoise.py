@@ -9,7 +9,6 @@ Shapes: B batch, L length, W window, N predicted positions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from llada.sampling.predictors import Predict, check_possible, logits_at
 from llada.sampling.reveals import Reveal, Rule, Step, spread, top_k
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
+from llada.whole import check_whole
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def row_numbers(first_row: int | Tensor, count: int) -> Tensor:
     """The numbers of so many rows, int64 (B,): from the first one on, or, where a tensor is given, just these."""
     if isinstance(first_row, Tensor):
         return _one_each("first_row", first_row, count, "the number of the first row")
-    _check_whole("first_row", first_row, 2**63 - count)
+    check_whole("first_row", first_row, -(2**63), 2**63 - count)
     return torch.arange(first_row, first_row + count)
 
 
@@ -172,14 +172,8 @@ def row_seeds(seed: int | Tensor, count: int) -> Tensor:
     """The seeds of so many rows, int64 (B,): one for all, or, where a tensor is given, just these."""
     if isinstance(seed, Tensor):
         return _one_each("seed", seed, count, "one seed for all rows")
-    _check_whole("seed", seed, 2**63)
+    check_whole("seed", seed, -(2**63), 2**63)
     return torch.full((count,), seed, dtype=torch.int64)
-
-
-def _check_whole(name: str, value: int, end: int) -> None:
-    """Raise ValueError, which names the argument, for what is no whole number of 64 bits below `end`."""
-    if not isinstance(value, SupportsIndex) or not -(2**63) <= value < end:
-        raise ValueError(f"{name}={value!r} must be a whole number from -2**63 to {end - 1}")
 
 
 def _one_each(name: str, values: Tensor, count: int, otherwise: str) -> Tensor:
