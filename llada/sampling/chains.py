@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llada.sampling.denoise import State
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, Predictor, check_possible, forbid
+from llada.sampling.predictors import Predict, Predictor, check_possible, check_vocabulary, forbid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,9 @@ def predict_chains(
     stack = canvas[rows[row]]  # (N, L)
     stack[:, block] = chain[chosen].to(canvas.dtype)
     mine = predict.of_rows(rows[row]) if isinstance(predict, Predictor) else predict
-    logits = forbid(mine(stack, block), [mask_token_id])
+    logits = mine(stack, block)
+    check_vocabulary(logits, mask_token_id)
+    logits = forbid(logits, [mask_token_id])
     check_possible(logits.amax(dim=-1)[stack[:, block] == mask_token_id])
     return Call(canvas, block, mask_token_id, rows, chain, chosen, row, logits)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llada.sampling.drafts import Draft, Edit, greedy
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, check_possible, logits_at
+from llada.sampling.predictors import Predict, check_possible, check_vocabulary, logits_at
 from llada.sampling.reveals import Reveal, Rule, Step, spread, top_k
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
@@ -78,8 +78,9 @@ def denoise(
     Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position;
     FloatingPointError where the logits are not numbers.
     """
+    _check_canvas(canvas, mask_token_id, writable)
     blocks = [slice(0, canvas.shape[1])] if blocks is None else blocks
-    _check(canvas, blocks, steps, first_step)
+    _check(blocks, canvas.shape[1], steps, first_step)
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id if writable is None else writable
     rule = reveal if isinstance(reveal, Rule) else Rule(reveal)
@@ -193,6 +194,7 @@ def _logits(
     if vocabulary and not predicted.any():  # sync; not every network takes an empty batch
         return torch.empty(0, vocabulary, device=canvas.device)
     logits = logits_at(predict, canvas, block, predicted)
+    check_vocabulary(logits, mask_token_id)
     logits[:, mask_token_id] = -torch.inf
     return logits
 
@@ -218,12 +220,24 @@ def fill_after_stop(
     return torch.where(stopped & writable, stop_token_id, canvas), stopped.any(dim=1)
 
 
-def _check(canvas: Tensor, blocks: Sequence[slice], steps: int | None, first_step: int) -> None:
+def _check_canvas(canvas: Tensor, mask_token_id: int, writable: Tensor | None) -> None:
+    """Raise ValueError for tokens that cannot be filled in."""
+    if not isinstance(canvas, Tensor) or canvas.dim() != 2 or canvas.dtype != torch.int64:
+        kind = f"{canvas.dtype} {tuple(canvas.shape)}" if isinstance(canvas, Tensor) else type(canvas).__name__
+        raise ValueError(f"canvas is {kind}; it must be tokens (batch, length) of torch.int64")
+    check_whole("mask_token_id", mask_token_id, 0)
+    if writable is not None and (writable.dtype != torch.bool or writable.shape != canvas.shape):
+        raise ValueError(
+            f"writable is {writable.dtype} {tuple(writable.shape)}; it must be torch.bool {tuple(canvas.shape)}"
+        )
+
+
+def _check(blocks: Sequence[slice], length: int, steps: int | None, first_step: int) -> None:
     """Raise ValueError for what cannot be a run."""
     for block in blocks:
-        start, stop, step = block.indices(canvas.shape[1])
-        if step != 1 or start > stop or (block.stop is not None and block.stop > canvas.shape[1]):
-            raise ValueError(f"{block} is no window of a canvas of {canvas.shape[1]} tokens; give slice(start, stop)")
+        start, stop, step = block.indices(length)
+        if step != 1 or start > stop or (block.stop is not None and block.stop > length):
+            raise ValueError(f"{block} is no window of a canvas of {length} tokens; give slice(start, stop)")
     if steps is not None and steps < 1:
         raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
     if first_step < 0 or (steps is not None and first_step >= steps):
