@@ -1,14 +1,10 @@
 """Whole numbers, as functions ask for them at the public edge."""
 
-import operator
+from numbers import Integral
 
 
 def check_whole(name: str, value: object, least: int, end: int | None = None) -> None:
     """Raise ValueError, which names the argument, for what is no whole number, below `least`, or not below `end`."""
-    try:
-        fits = least <= operator.index(value) and (end is None or operator.index(value) < end)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        fits = False
-    if not fits:
+    if not isinstance(value, Integral) or not least <= int(value) or (end is not None and int(value) >= end):
         allowed = f"of at least {least}" if end is None else f"from {least} to {end - 1}"
         raise ValueError(f"{name}={value!r} must be a whole number {allowed}")

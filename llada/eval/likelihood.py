@@ -13,6 +13,7 @@ Shapes: A answer length, n evaluations.
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -121,7 +122,7 @@ def _most_samples(precision: float | None, max_samples: int | None) -> int:
     """The bound on evaluations. Raises ValueError for a precision that is none, and for a bound without one."""
     if precision is None and max_samples is not None:
         raise ValueError(f"max_samples={max_samples} has no effect without precision; give that, or samples alone")
-    if precision is not None and not precision > 0:
+    if precision is not None and not (isinstance(precision, Real) and precision > 0):
         raise ValueError(f"precision={precision} must be above 0, in nats")
     most = 8192 if max_samples is None else max_samples
     check_whole("max_samples", most, 1)

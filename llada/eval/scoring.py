@@ -5,6 +5,7 @@ Shapes: B batch, L length, A answer length, n masks of an answer, N masked posit
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ def log_probs(
     FloatingPointError where the model's logits are not numbers.
     """
     check_whole("batch_size", batch_size, 1)
-    if not 0 <= cfg_scale <= 1e6:
+    if not (isinstance(cfg_scale, Real) and 0 <= cfg_scale <= 1e6):
         raise ValueError(f"cfg_scale={cfg_scale} must lie between 0, no guidance, and 1e6")
     rows, done = _rows(model, questions), []
     while batch := list(islice(rows, batch_size)):
@@ -68,7 +69,7 @@ def request_of(prompt: Tensor | Sequence[int], answer: Tensor | Sequence[int]) -
     for name, given in (("prompt", prompt), ("answer", answer)):
         try:
             part = torch.as_tensor(given, dtype=torch.long if len(given) == 0 else None)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             raise ValueError(f"{name}={given!r} must be token ids (length,); encode a text first") from None
         tokens.append(part)
         if part.dim() != 1 or part.is_floating_point():
@@ -125,8 +126,9 @@ def _evaluated(model: MaskPredictor, rows: Sequence[_Row], cfg_scale: float) -> 
         predict = guided(predict, given, mask, cfg_scale)
     logits = logits_at(predict, torch.where(masked, mask, x0), slice(0, L), masked)  # (N, V)
     logits[:, mask] = -torch.inf
-    found = logits.gather(-1, x0[masked][:, None])[:, 0].double() - logits.logsumexp(dim=-1).double()  # (N,)
-    if found.isnan().any():
+    normaliser = logits.logsumexp(dim=-1).double()  # (N,)
+    found = logits.gather(-1, x0[masked][:, None])[:, 0].double() - normaliser
+    if not normaliser.isfinite().all():  # an infinite logit, too, would make other tokens seem impossible
         raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
     scores = torch.zeros(B, L, dtype=torch.float64).masked_scatter(masked.cpu(), found.cpu())
     return [scores[i, L - len(row.request.answer) :] for i, row in enumerate(rows)]

@@ -223,13 +223,16 @@ def fill_after_stop(
 def _check_canvas(canvas: Tensor, mask_token_id: int, writable: Tensor | None) -> None:
     """Raise ValueError for tokens that cannot be filled in."""
     if not isinstance(canvas, Tensor) or canvas.dim() != 2 or canvas.dtype != torch.int64:
-        kind = f"{canvas.dtype} {tuple(canvas.shape)}" if isinstance(canvas, Tensor) else type(canvas).__name__
-        raise ValueError(f"canvas is {kind}; it must be tokens (batch, length) of torch.int64")
-    check_whole("mask_token_id", mask_token_id, 0)
-    if writable is not None and (writable.dtype != torch.bool or writable.shape != canvas.shape):
-        raise ValueError(
-            f"writable is {writable.dtype} {tuple(writable.shape)}; it must be torch.bool {tuple(canvas.shape)}"
-        )
+        raise ValueError(f"canvas is {_kind(canvas)}; it must be tokens (batch, length) of torch.int64")
+    check_whole("mask_token_id", mask_token_id, 0, 2**63)
+    if writable is None:
+        return
+    if not isinstance(writable, Tensor) or writable.dtype != torch.bool or writable.shape != canvas.shape:
+        raise ValueError(f"writable is {_kind(writable)}; it must be torch.bool {tuple(canvas.shape)}")
+
+
+def _kind(given: object) -> str:
+    return f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
 
 
 def _check(blocks: Sequence[slice], length: int, steps: int | None, first_step: int) -> None:
@@ -238,7 +241,10 @@ def _check(blocks: Sequence[slice], length: int, steps: int | None, first_step: 
         start, stop, step = block.indices(length)
         if step != 1 or start > stop or (block.stop is not None and block.stop > length):
             raise ValueError(f"{block} is no window of a canvas of {length} tokens; give slice(start, stop)")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
+    check_whole("first_step", first_step, -(2**63))
+    if steps is not None:
+        check_whole("steps", steps, -(2**63))
+        if steps < 1:
+            raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
     if first_step < 0 or (steps is not None and first_step >= steps):
         raise ValueError(f"first_step={first_step} must be one of the {steps} steps, which begin with 0")

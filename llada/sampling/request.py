@@ -16,7 +16,7 @@ def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
     """Raise ValueError unless these are token ids, int64 (B, L), and the model has a mask token."""
     if model.config.mask_token_id is None:
         raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
-    check_whole("model.config.mask_token_id", model.config.mask_token_id, 0)
+    check_whole("model.config.mask_token_id", model.config.mask_token_id, 0, 2**63)
     if not isinstance(tokens, Tensor):
         raise ValueError(f"the tokens are a {type(tokens).__name__}; give a tensor, such as torch.tensor([ids])")
     if tokens.dim() != 2:

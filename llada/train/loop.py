@@ -138,7 +138,7 @@ def fit(
 def _check_run(per: str, max_grad_norm: float, start: int, steps: int) -> None:
     if per not in ("token", "row"):
         raise ValueError(f"per={per!r} is unknown; average the loss over each 'token' or each 'row'")
-    if not max_grad_norm > 0:
+    if not (isinstance(max_grad_norm, Real) and max_grad_norm > 0):
         raise ValueError(f"max_grad_norm={max_grad_norm} must be above 0; math.inf leaves the gradient as it is")
     check_whole("start", start, 0)
     check_whole("steps", steps, 0)

@@ -59,7 +59,7 @@ def forward_process(
     """
     _check_tokens("x0", x0)
     B, L = x0.shape
-    check_whole("mask_token_id", mask_token_id, 0)
+    check_whole("mask_token_id", mask_token_id, 0, 2**63)
     if t is not None and counts is not None:
         raise ValueError("give either t (independent masks) or counts (exactly so many masks), not both")
     if maskable is None:
@@ -68,7 +68,7 @@ def forward_process(
         uniforms = torch.rand(B, L, generator=generator, device=x0.device)
     _check_tensor("maskable", maskable, (B, L), torch.bool)
     _check_tensor("uniforms", uniforms, (B, L), None)
-    if not 0 <= eps < 1:
+    if not (isinstance(eps, Real) and 0 <= eps < 1):
         raise ValueError(f"eps={eps} must be at least 0 and below 1: it is the least probability of a mask")
     if ((x0 == mask_token_id) & maskable).any():
         raise ValueError(f"x0 holds mask_token_id={mask_token_id} where it is maskable; give clean tokens")
@@ -119,8 +119,8 @@ def elbo_loss(
         raise ValueError(f"lengths is {_kind(lengths)}; it must be one number, or a tensor {tuple(x0.shape[:1])}")
     if len(x0) == 0:
         raise ValueError("x0 has no rows, so there is no mean over them")
-    if not (lengths > 0 if one else (lengths > 0).all()):  # sync, of a tensor
-        raise ValueError(f"lengths={lengths} must be above 0: they divide the loss")
+    if not (0 < lengths < 2**63 if one else (lengths > 0).all()):  # sync, of a tensor
+        raise ValueError(f"lengths={lengths} must be above 0 and below 2**63: they divide the loss")
     return (row_nelbo(logits, x0, noised, weight) / lengths).mean()
 
 
@@ -140,6 +140,8 @@ def _check_noised(logits: Tensor, x0: Tensor, noised: Noised, weight: Tensor | N
     """Raise ValueError for what would be broadcast, or belongs to other tokens."""
     _check_tokens("x0", x0)
     B, L = x0.shape
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise ValueError(f"logits is {_kind(logits)}; it must be floating point of shape (..., vocabulary)")
     _check_tensor("noised.masked", noised.masked, (B, L), torch.bool)
     if weight is None:
         _check_times("noised.t", noised.t, B)

@@ -169,12 +169,15 @@ def test_impossible_windows_are_explained(golden_model):
         rolling_log_likelihood(golden_model, [], 2, 1)
 
 
-def test_logits_that_are_no_numbers_are_an_error():
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_an_error(odd):
     class Broken:
         config = BedModel(BED, "bad").config
 
         def __call__(self, input_ids, *, attention_mask=None):
-            return type("Output", (), {"logits": torch.full((*input_ids.shape, 4), torch.nan)})
+            logits = torch.zeros(*input_ids.shape, 4)
+            logits[..., 1] = odd
+            return type("Output", (), {"logits": logits})
 
     with pytest.raises(FloatingPointError, match="the model's logits are not numbers"):
         log_likelihood(Broken(), [], STAR)

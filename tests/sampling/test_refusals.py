@@ -178,7 +178,7 @@ def test_mask_token_without_logits_is_refused(fields):
     sampler = SamplerConfig(gen_length=4, **fields)
     with pytest.raises(ValueError, match="mask_token_id=4 is none of the 4 tokens that have logits"):
         generate(Foreign(even, 4), torch.ones(1, 1).long(), None, sampler)
-    with pytest.raises(ValueError, match="mask_token_id=-1 must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match="mask_token_id=-1 must be a whole number from 0"):
         generate(Foreign(even, -1), torch.ones(1, 1).long(), None, sampler)
     with pytest.raises(ValueError, match="mask_token_id=9 is none of the 4"):
         next(denoise(lambda tokens, block: even(tokens[:, block]), torch.full((1, 2), 9), 9))
@@ -211,7 +211,7 @@ def test_sampler_of_another_type_is_refused(sampler):
             r"canvas is torch.int64 \(3,\); it must be tokens \(batch, length\) of torch.int64",
         ),
         (torch.zeros(1, 3).int(), {}, r"canvas is torch.int32 \(1, 3\)"),
-        ([[0, 0]], {}, "canvas is list"),
+        ([[0, 0]], {}, "canvas is a list"),
         (torch.zeros(1, 3).long(), {"writable": torch.ones(1, 3)}, r"writable is torch.float32 \(1, 3\); it must be"),
         (torch.zeros(1, 3).long(), {"writable": torch.ones(3).bool()}, r"writable is torch.bool \(3,\); it must be"),
     ],
