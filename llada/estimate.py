@@ -1,5 +1,6 @@
 """A number, how far off it is likely to be, and what it cost: what every measurement of a bound gives."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
@@ -37,6 +38,8 @@ def per_token(sums: Tensor, lengths: Tensor, samples: int) -> Estimate:
     N = len(sums)
     check_rows(N)
     value = sums.sum() / lengths.sum()
+    if value.isinf():  # a token that the model holds to be impossible
+        return Estimate(float(value), math.inf, samples)
     residuals = sums - value * lengths
     stderr = (residuals.square().sum() * N / (N - 1)).sqrt() / lengths.sum()
     return Estimate(float(value), float(stderr), samples)

@@ -38,6 +38,7 @@ RULES = {
     "llada.config": rule("pydantic yaml"),
     "llada.durable": rule(),
     "llada.splitmix": rule("torch"),
+    "llada.whole": rule(),
     # what the servers of two optional extras have in common
     "llada.listening": rule("uvicorn", "llada.config"),
     "llada.estimate": rule("torch"),
@@ -53,14 +54,16 @@ RULES = {
     "llada.model.modeling": rule("torch transformers einops", "llada.model llada.sampling.transformers_style"),
     "llada.train": rule(
         "accelerate torch numpy transformers tqdm safetensors",
-        "llada.train llada.model llada.data llada.config llada.durable llada.estimate",
+        "llada.train llada.model llada.data llada.config llada.durable llada.estimate llada.whole",
     ),
-    "llada.train.objective": rule("torch numpy"),
+    "llada.train.objective": rule("torch numpy", "llada.whole"),
     "llada.train.objectives": rule("torch", "llada.train.objective"),
     "llada.train.noise": rule("torch numpy"),
     "llada.train.optim": rule("torch numpy"),
     # what a batch holds is decided by the objective and the noise alone
-    "llada.train.batches": rule("torch numpy", "llada.train.objectives llada.train.noise llada.train.signals"),
+    "llada.train.batches": rule(
+        "torch numpy", "llada.train.objectives llada.train.noise llada.train.signals llada.whole"
+    ),
     # the masks of a pool, by what the model said
     "llada.train.puma": rule(
         "torch", "llada.train.batches llada.train.noise llada.train.objective llada.train.objectives"
@@ -74,7 +77,7 @@ RULES = {
     "llada.data": rule(
         "datasets tokenizers transformers numpy", "llada.data llada.durable"
     ),  # token shards are numpy memory maps
-    "llada.sampling": rule("torch", "llada.sampling"),
+    "llada.sampling": rule("torch", "llada.sampling llada.whole"),
     # random numbers without a state
     "llada.sampling.uniforms": rule("torch", "llada.splitmix"),
     "llada.sampling.trace": rule("torch", "llada.sampling llada.durable"),
@@ -83,7 +86,8 @@ RULES = {
     # the adapter to transformers' own way to call a generator
     "llada.sampling.transformers_style": rule("torch transformers", "llada.sampling"),
     "llada.eval": rule(
-        "torch numpy", "llada.estimate llada.eval llada.train.objective llada.sampling llada.model llada.config"
+        "torch numpy",
+        "llada.estimate llada.eval llada.train.objective llada.sampling llada.model llada.config llada.whole",
     ),
     # questions are put in the chat layout
     "llada.eval.answers": rule("torch transformers", "llada.data.chat llada.eval llada.model llada.sampling"),

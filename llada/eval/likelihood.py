@@ -13,6 +13,7 @@ Shapes: A answer length, n evaluations.
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from llada.estimate import Estimate
 from llada.eval.scoring import Question, Request, log_probs, request_of
 from llada.sampling.predictors import MaskPredictor
 from llada.train.objective import floored, forward_process, stratified, stratified_counts
+from llada.whole import check_whole
 
 
 class Masks(NamedTuple):
@@ -76,7 +78,7 @@ def log_likelihood(
     seed: int = 0,
     *,
     precision: float | None = None,
-    max_samples: int = 8192,
+    max_samples: int | None = None,
     estimator: Estimator = exact_count,
     batch_size: int = 32,
     cfg_scale: float = 0.0,
@@ -93,7 +95,8 @@ def log_likelihood(
 
     Other args:
         precision: take as many rounds of `samples` as bring the standard error down to this, in nats, within
-            `max_samples` evaluations. To stop by what was seen moves the value a little; a fixed number does not.
+            `max_samples` evaluations (None: 8192). To stop by what was seen moves the value a little; a fixed number
+            does not.
         estimator: see `ESTIMATORS`.
         batch_size: evaluations at once; changes nothing but the time.
         cfg_scale: classifier-free guidance by the prompt, w of the paper; a score then, not a bound.
@@ -101,7 +104,9 @@ def log_likelihood(
     Raises ValueError where the answer is empty or holds [MASK], where prompt and answer do not fit the model, and for
     less than two evaluations unless they are exact; FloatingPointError where the logits are not numbers.
     """
+    most = _most_samples(precision, max_samples)
     request = request_of(prompt, answer)
+    check_whole("samples", samples, 1)
     rounds, exact = rounds_of_masks(request, samples, seed, estimator), enumerable(request, samples)
     values: list[Tensor] = []
     while True:
@@ -109,8 +114,19 @@ def log_likelihood(
         values += values_under(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
         found = combined(values, exact=exact)
         enough = precision is None or found.stderr <= precision
-        if exact or enough or found.samples + samples > max_samples:
+        if exact or enough or found.samples + samples > most:
             return found
+
+
+def _most_samples(precision: float | None, max_samples: int | None) -> int:
+    """The bound on evaluations. Raises ValueError for a precision that is none, and for a bound without one."""
+    if precision is None and max_samples is not None:
+        raise ValueError(f"max_samples={max_samples} has no effect without precision; give that, or samples alone")
+    if precision is not None and not (isinstance(precision, Real) and precision > 0):
+        raise ValueError(f"precision={precision} must be above 0, in nats")
+    most = 8192 if max_samples is None else max_samples
+    check_whole("max_samples", most, 1)
+    return most
 
 
 def log_likelihoods(
@@ -120,7 +136,7 @@ def log_likelihoods(
     seed: int = 0,
     *,
     precision: float | None = None,
-    max_samples: int = 8192,
+    max_samples: int | None = None,
     estimator: Estimator = exact_count,
     batch_size: int = 32,
     cfg_scale: float = 0.0,
@@ -143,7 +159,9 @@ def log_likelihoods(
                 cfg_scale=cfg_scale,
             )
         return
+    _most_samples(precision, max_samples)
     requests = list(requests)
+    check_whole("samples", samples, 1)
     masks = ((request, next(rounds_of_masks(request, samples, seed, estimator))) for request in requests)
     values = values_under(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
     for request, value in zip(requests, values, strict=True):
@@ -204,6 +222,7 @@ def enumerable(request: Request, samples: int) -> bool:
 def rounds_of_masks(request: Request, samples: int, seed: int, estimator: Estimator) -> Iterator[Masks]:
     """The masks of one round of evaluations after another, a function of the seed and the request; or all, once."""
     A = len(request.answer)
+    check_whole("seed", seed, -(2**63), 2**63)
     if enumerable(request, samples):
         yield every_mask(A)
         return

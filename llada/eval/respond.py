@@ -1,11 +1,9 @@
 """Asking a model many things at once, in batches of like length; each response is kept as soon as it is there."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from llada.eval.answers import complete
@@ -89,16 +87,13 @@ def decode(model: LLaDAForMaskedLM, pairs: Mapping[str, Pair], settings: Setting
     def length(key: str) -> int:
         return len(pairs[key].request.answer)
 
-    with finite(model):
-        for _, group in groupby(sorted(pairs, key=length), length):
-            keys = list(group)
-            for start in range(0, len(keys), settings.batch_size):
-                batch = keys[start : start + settings.batch_size]
-                requests = [pairs[key].request for key in batch]
-                for key, found in zip(
-                    batch, is_greedy(model, requests, cfg_scale=settings.sampler.cfg_scale), strict=True
-                ):
-                    keep(key, {"greedy": found})
+    for _, group in groupby(sorted(pairs, key=length), length):
+        keys = list(group)
+        for start in range(0, len(keys), settings.batch_size):
+            batch = keys[start : start + settings.batch_size]
+            requests = [pairs[key].request for key in batch]
+            for key, found in zip(batch, is_greedy(model, requests, cfg_scale=settings.sampler.cfg_scale), strict=True):
+                keep(key, {"greedy": found})
 
 
 def write(
@@ -116,48 +111,29 @@ def write(
         return prompts[key].how.sampler.model_dump_json()
 
     ordered = sorted(prompts, key=lambda key: (sampler(key), -len(prompts[key].ids)))
-    with finite(model):
-        for _, group in groupby(ordered, sampler):
-            keys = list(group)
-            completions = complete(
-                model,
-                [prompts[key].ids for key in keys],
-                prompts[keys[0]].how.sampler,
-                pad_token_id=pad,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                rows=[int(key[:15], 16) for key in keys],
+    for _, group in groupby(ordered, sampler):
+        keys = list(group)
+        completions = complete(
+            model,
+            [prompts[key].ids for key in keys],
+            prompts[keys[0]].how.sampler,
+            pad_token_id=pad,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            rows=[int(key[:15], 16) for key in keys],
+        )
+        for key, one in zip(keys, completions, strict=True):
+            how, dropped = prompts[key].how, prompts[key].dropped
+            length = next((i for i, token in enumerate(one.ids) if token in ends), len(one.ids))
+            kept = one.ids[:length][: how.most]
+            keep(
+                key,
+                {
+                    "text": decode_until(tokenizer, kept, how.until),
+                    "ids": kept,
+                    "ended": length < len(one.ids),
+                    "cut": len(kept) < length,
+                    "forward_passes": one.forward_passes,
+                    "dropped": dropped,
+                },
             )
-            for key, one in zip(keys, completions, strict=True):
-                how, dropped = prompts[key].how, prompts[key].dropped
-                length = next((i for i, token in enumerate(one.ids) if token in ends), len(one.ids))
-                kept = one.ids[:length][: how.most]
-                keep(
-                    key,
-                    {
-                        "text": decode_until(tokenizer, kept, how.until),
-                        "ids": kept,
-                        "ended": length < len(one.ids),
-                        "cut": len(kept) < length,
-                        "forward_passes": one.forward_passes,
-                        "dropped": dropped,
-                    },
-                )
-
-
-@contextmanager
-def finite(model: torch.nn.Module) -> Iterator[None]:
-    """Raise FloatingPointError as soon as the model's logits are not numbers; a sampler would choose some token.
-
-    Likelihoods say so themselves (`llada.eval.scoring`).
-    """
-
-    def check(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        if output.logits.isnan().any():  # sync
-            raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
-
-    handle = model.register_forward_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()

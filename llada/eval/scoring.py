@@ -5,6 +5,7 @@ Shapes: B batch, L length, A answer length, n masks of an answer, N masked posit
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from llada.sampling.predictors import MaskPredictor, Predictor, guided, logits_at, plain
 from llada.sampling.request import check_length, check_tokens
+from llada.whole import check_whole
 
 
 class Request(NamedTuple):
@@ -49,6 +51,9 @@ def log_probs(
     Raises ValueError where an answer is empty, holds [MASK], or does not fit the model together with its prompt, and
     FloatingPointError where the model's logits are not numbers.
     """
+    check_whole("batch_size", batch_size, 1)
+    if not (isinstance(cfg_scale, Real) and 0 <= cfg_scale <= 1e6):
+        raise ValueError(f"cfg_scale={cfg_scale} must lie between 0, no guidance, and 1e6")
     rows, done = _rows(model, questions), []
     while batch := list(islice(rows, batch_size)):
         for row, result in zip(batch, _evaluated(model, batch, cfg_scale), strict=True):
@@ -60,8 +65,13 @@ def log_probs(
 
 def request_of(prompt: Tensor | Sequence[int], answer: Tensor | Sequence[int]) -> Request:
     """Tokens as they come. Raises ValueError where they are not one sequence each."""
-    tokens = [torch.as_tensor(part, dtype=torch.long if len(part) == 0 else None) for part in (prompt, answer)]
-    for name, part in zip(("prompt", "answer"), tokens, strict=True):
+    tokens = []
+    for name, given in (("prompt", prompt), ("answer", answer)):
+        try:
+            part = torch.as_tensor(given, dtype=torch.long if len(given) == 0 else None)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise ValueError(f"{name}={given!r} must be token ids (length,); encode a text first") from None
+        tokens.append(part)
         if part.dim() != 1 or part.is_floating_point():
             raise ValueError(f"{name} must be token ids (length,), not {part.dtype} {tuple(part.shape)}")
     return Request(*(part.long() for part in tokens))
@@ -74,7 +84,7 @@ def check_request(model: MaskPredictor, request: Request) -> None:
     check_answer(request)
     if (tokens == model.config.mask_token_id).any():
         raise ValueError("prompt and answer must not hold [MASK]: what is masked is chosen here")
-    check_length(model, len(tokens), "shorten them")
+    check_length(model, len(tokens), "shorten the prompt or the answer")
 
 
 def check_answer(request: Request) -> None:
@@ -116,8 +126,9 @@ def _evaluated(model: MaskPredictor, rows: Sequence[_Row], cfg_scale: float) -> 
         predict = guided(predict, given, mask, cfg_scale)
     logits = logits_at(predict, torch.where(masked, mask, x0), slice(0, L), masked)  # (N, V)
     logits[:, mask] = -torch.inf
-    found = logits.gather(-1, x0[masked][:, None])[:, 0].double() - logits.logsumexp(dim=-1).double()  # (N,)
-    if found.isnan().any():
+    normaliser = logits.logsumexp(dim=-1).double()  # (N,)
+    found = logits.gather(-1, x0[masked][:, None])[:, 0].double() - normaliser
+    if not normaliser.isfinite().all():  # an infinite logit, too, would make other tokens seem impossible
         raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
     scores = torch.zeros(B, L, dtype=torch.float64).masked_scatter(masked.cpu(), found.cpu())
     return [scores[i, L - len(row.request.answer) :] for i, row in enumerate(rows)]

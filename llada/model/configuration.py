@@ -126,9 +126,15 @@ class LLaDAConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         for name in [name for name in kwargs if name in self.attribute_map]:
-            setattr(self, name, kwargs.pop(name))
+            ours, given = self.attribute_map[name], kwargs.pop(name)
+            if getattr(self, ours) not in (getattr(type(self), ours), given):
+                raise ValueError(
+                    f"{name}={given!r} contradicts {ours}={getattr(self, ours)!r}, its other name; give one"
+                )
+            setattr(self, name, given)
         self._refuse_unknown(kwargs)
         self._check_types()
+        self._check_ranges()  # of what was given, before others are made of it
         if self.n_kv_heads is None:
             self.n_kv_heads = 1 if self.multi_query_attention else self.n_heads
         if self.mlp_hidden_size is None:
@@ -199,15 +205,18 @@ class LLaDAConfig(PreTrainedConfig):
                 expected = "a number" if name in _NUMBERS else "a whole number"
                 raise ValueError(f"{name}={given!r} must be {expected}")
 
+    def _check_ranges(self) -> None:
+        for name in (*_SIZES, *_OPTIONAL_SIZES):
+            given = getattr(self, name)
+            if given is not None and not 1 <= given < 2**31:
+                raise ValueError(f"{name}={given} must be at least 1 and below 2**31")
+
     def _validate_sizes(self) -> None:
         for name, (allowed, why) in _ONLY.items():
             given = getattr(self, name)
             if given != allowed and not (given is None and not allowed):
                 raise ValueError(f"{name}={given!r} is not implemented; only {allowed!r} is, because {why}")
-        for name in ("n_kv_heads", "mlp_hidden_size", "block_length", "embedding_size", *_SIZES):
-            given = getattr(self, name)
-            if given is not None and not 1 <= given < 2**31:
-                raise ValueError(f"{name}={given} must be at least 1 and below 2**31")
+        self._check_ranges()
         for name in _NUMBERS:
             given = getattr(self, name)
             least = sys.float_info.min if name in ("rope_theta", "init_cutoff_factor") else 0  # which are divided by
@@ -227,5 +236,7 @@ class LLaDAConfig(PreTrainedConfig):
             token = getattr(self, name)
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name}={token} is not in the vocabulary 0..{self.vocab_size - 1}")
+            if name != "mask_token_id" and token is not None and token == self.mask_token_id:
+                raise ValueError(f"{name}={token} is mask_token_id, too; what is masked needs a token of its own")
         if self.init_fn not in ("mitchell", "normal"):
             raise ValueError(f"init_fn={self.init_fn!r} is not implemented; allowed: 'mitchell', 'normal'")

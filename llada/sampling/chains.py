@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llada.sampling.denoise import State
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, Predictor, check_possible, forbid
+from llada.sampling.predictors import Predict, Predictor, check_possible, check_vocabulary, forbid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,8 @@ def predict_chains(
 ) -> Call:
     """Predict the first canvas of each chain (R, D, W), and of the others those that are wanted and not complete.
 
-    Raises ValueError where no token is possible at a masked position.
+    Raises ValueError where no token is possible at a masked position, and FloatingPointError where logits are no
+    numbers there.
     """
     chosen = wanted & (chain == mask_token_id).any(dim=-1)
     chosen[:, 0] = True
@@ -99,7 +100,9 @@ def predict_chains(
     stack = canvas[rows[row]]  # (N, L)
     stack[:, block] = chain[chosen].to(canvas.dtype)
     mine = predict.of_rows(rows[row]) if isinstance(predict, Predictor) else predict
-    logits = forbid(mine(stack, block), [mask_token_id])
+    logits = mine(stack, block)
+    check_vocabulary(logits, mask_token_id)
+    logits = forbid(logits, [mask_token_id])
     check_possible(logits.amax(dim=-1)[stack[:, block] == mask_token_id])
     return Call(canvas, block, mask_token_id, rows, chain, chosen, row, logits)
 

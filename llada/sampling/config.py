@@ -73,17 +73,17 @@ class SamplerConfig(Schema):
     variable_length: bool = False  # a block exists once those before it are done and hold no end of sequence
 
     @classmethod
-    def named(cls, name: str, /, **values: Any) -> Self:
+    def named(cls, name: str | Path, /, **values: Any) -> Self:
         """A published sampler under its name in the literature, or that of a YAML file, with some fields changed."""
         return cls(**read_yaml(cls.file_of(name)) | values)
 
     @staticmethod
-    def file_of(name: str) -> Path:
-        """The YAML file of a published sampler; a name that ends with .yaml is a file's own.
+    def file_of(name: str | Path) -> Path:
+        """The YAML file of a published sampler; a path, or a name that ends with .yaml, is a file's own.
 
         Raises ConfigError, with all the names, where there is no such sampler.
         """
-        if name.endswith(".yaml"):
+        if isinstance(name, Path) or (isinstance(name, str) and name.endswith(".yaml")):
             return Path(name)
         known = {path.stem: path for path in sorted((config_folder() / "sampling").glob("*.yaml"))}
         if name not in known:  # a path from there to another file is no name

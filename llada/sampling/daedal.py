@@ -15,7 +15,7 @@ from torch import Tensor
 from llada.sampling.denoise import denoise, row_uniforms
 from llada.sampling.drafts import Draft, greedy
 from llada.sampling.orders import Order, max_probability
-from llada.sampling.predictors import Predict
+from llada.sampling.predictors import Predict, check_possible
 from llada.sampling.reveals import threshold
 from llada.sampling.uniforms import RowUniforms
 
@@ -128,8 +128,9 @@ def end_confidence(logits: Tensor, eos_token_id: int, window: int = 32) -> float
     """How sure the model is that the answer (L, V) has ended by its last positions, in [0, 1].
 
     The sum of the end-of-sequence probability over those of the last `window` positions at which it is the likeliest
-    token, divided by `window`.
+    token, divided by `window`. Raises FloatingPointError where the logits are not numbers.
     """
+    check_possible(logits[-window:].amax(dim=-1))
     p = logits[-window:].double().softmax(dim=-1)
     return float(p[:, eos_token_id][p.argmax(dim=-1) == eos_token_id].sum() / window)  # sync
 

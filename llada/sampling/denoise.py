@@ -9,17 +9,17 @@ Shapes: B batch, L length, W window, N predicted positions.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from llada.sampling.drafts import Draft, Edit, greedy
 from llada.sampling.orders import Drafts, Order, confidence
-from llada.sampling.predictors import Predict, check_possible, logits_at
+from llada.sampling.predictors import Predict, check_possible, check_vocabulary, logits_at
 from llada.sampling.reveals import Reveal, Rule, Step, spread, top_k
 from llada.sampling.schedules import Counts, even_counts
 from llada.sampling.uniforms import RowUniforms, Stream, moment
+from llada.whole import check_whole
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ def denoise(
             are edited when it is done with the block; the rest of the row is filled with it.
         uniforms: the source of randomness; None: seed 0, row and column numbers.
 
-    Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position.
+    Raises ValueError for blocks outside of the canvas, for no steps, and where no token is possible at a position;
+    FloatingPointError where the logits are not numbers.
     """
+    _check_canvas(canvas, mask_token_id, writable)
     blocks = [slice(0, canvas.shape[1])] if blocks is None else blocks
-    _check(canvas, blocks, steps, first_step)
+    _check(blocks, canvas.shape[1], steps, first_step)
     uniforms = row_uniforms(0, torch.ones_like(canvas)) if uniforms is None else uniforms
     writable = canvas == mask_token_id if writable is None else writable
     rule = reveal if isinstance(reveal, Rule) else Rule(reveal)
@@ -109,12 +111,11 @@ def denoise(
             predicted = (masked | free if everywhere else masked) & active[:, None]
             logits = _logits(predict, canvas, block, mask_token_id, predicted, V)  # (N, V)
             V = logits.shape[1]
-            if turn == done:  # once per block, as it waits for the device
-                check_possible(logits.amax(dim=-1))
             token = draft(logits, uniforms(block, now, Stream.DRAFT)[predicted])  # (N,)
             token = torch.where(masked[predicted], token, present[predicted])
             numbers = uniforms(block, now, Stream.ORDER)[predicted]
             drafts = Drafts(logits, token, predicted.nonzero()[:, 1], present.shape[1], numbers)
+            check_possible(drafts.log_normaliser)  # sync; before the token, which is none of them if logits are NaN
             if edit is not None:
                 drafts = replace(drafts, token=torch.where(masked[predicted], token, edit.replaced(drafts)))
             step = Step(
@@ -164,7 +165,7 @@ def row_numbers(first_row: int | Tensor, count: int) -> Tensor:
     """The numbers of so many rows, int64 (B,): from the first one on, or, where a tensor is given, just these."""
     if isinstance(first_row, Tensor):
         return _one_each("first_row", first_row, count, "the number of the first row")
-    _check_whole("first_row", first_row, 2**63 - count)
+    check_whole("first_row", first_row, -(2**63), 2**63 - count)
     return torch.arange(first_row, first_row + count)
 
 
@@ -172,14 +173,8 @@ def row_seeds(seed: int | Tensor, count: int) -> Tensor:
     """The seeds of so many rows, int64 (B,): one for all, or, where a tensor is given, just these."""
     if isinstance(seed, Tensor):
         return _one_each("seed", seed, count, "one seed for all rows")
-    _check_whole("seed", seed, 2**63)
+    check_whole("seed", seed, -(2**63), 2**63)
     return torch.full((count,), seed, dtype=torch.int64)
-
-
-def _check_whole(name: str, value: int, end: int) -> None:
-    """Raise ValueError, which names the argument, for what is no whole number of 64 bits below `end`."""
-    if not isinstance(value, SupportsIndex) or not -(2**63) <= value < end:
-        raise ValueError(f"{name}={value!r} must be a whole number from -2**63 to {end - 1}")
 
 
 def _one_each(name: str, values: Tensor, count: int, otherwise: str) -> Tensor:
@@ -199,6 +194,7 @@ def _logits(
     if vocabulary and not predicted.any():  # sync; not every network takes an empty batch
         return torch.empty(0, vocabulary, device=canvas.device)
     logits = logits_at(predict, canvas, block, predicted)
+    check_vocabulary(logits, mask_token_id)
     logits[:, mask_token_id] = -torch.inf
     return logits
 
@@ -224,13 +220,31 @@ def fill_after_stop(
     return torch.where(stopped & writable, stop_token_id, canvas), stopped.any(dim=1)
 
 
-def _check(canvas: Tensor, blocks: Sequence[slice], steps: int | None, first_step: int) -> None:
+def _check_canvas(canvas: Tensor, mask_token_id: int, writable: Tensor | None) -> None:
+    """Raise ValueError for tokens that cannot be filled in."""
+    if not isinstance(canvas, Tensor) or canvas.dim() != 2 or canvas.dtype != torch.int64:
+        raise ValueError(f"canvas is {_kind(canvas)}; it must be tokens (batch, length) of torch.int64")
+    check_whole("mask_token_id", mask_token_id, 0, 2**63)
+    if writable is None:
+        return
+    if not isinstance(writable, Tensor) or writable.dtype != torch.bool or writable.shape != canvas.shape:
+        raise ValueError(f"writable is {_kind(writable)}; it must be torch.bool {tuple(canvas.shape)}")
+
+
+def _kind(given: object) -> str:
+    return f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+
+
+def _check(blocks: Sequence[slice], length: int, steps: int | None, first_step: int) -> None:
     """Raise ValueError for what cannot be a run."""
     for block in blocks:
-        start, stop, step = block.indices(canvas.shape[1])
-        if step != 1 or start > stop or (block.stop is not None and block.stop > canvas.shape[1]):
-            raise ValueError(f"{block} is no window of a canvas of {canvas.shape[1]} tokens; give slice(start, stop)")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
+        start, stop, step = block.indices(length)
+        if step != 1 or start > stop or (block.stop is not None and block.stop > length):
+            raise ValueError(f"{block} is no window of a canvas of {length} tokens; give slice(start, stop)")
+    check_whole("first_step", first_step, -(2**63))
+    if steps is not None:
+        check_whole("steps", steps, -(2**63))
+        if steps < 1:
+            raise ValueError(f"steps={steps} must be at least 1, or None for one token a step")
     if first_step < 0 or (steps is not None and first_step >= steps):
         raise ValueError(f"first_step={first_step} must be one of the {steps} steps, which begin with 0")

@@ -3,7 +3,7 @@
 Shapes: B batch, P prompt length, L length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,15 +52,25 @@ def generate(
             row, int64 (B,), such as one that is made of its content.
 
     Raises ValueError where the prompt holds [MASK] (infill does that), where prompt and answer exceed the model's
-    length, and where the sampler needs an end-of-sequence token that the model's config does not name.
+    length, and where the sampler needs an end-of-sequence token that the model's config does not name;
+    FloatingPointError where the logits are not numbers.
     """
-    sampler = SamplerConfig() if sampler is None else sampler
+    sampler = _sampler(sampler)
     check_tokens(model, prompt)
     meter = Meter.of(prompt)
     if sampler.longest is not None:
         return _grow(model, prompt, attention_mask, sampler, sampler.longest, seed, first_row, meter)
     states = generation_states(model, prompt, attention_mask, sampler, seed, first_row=first_row, meter=meter)
     return collect(states, model, prompt, sampler, meter)
+
+
+def _sampler(sampler: SamplerConfig | None) -> SamplerConfig:
+    """The default one where none is given. Raises ValueError for what is none."""
+    if sampler is None:
+        return SamplerConfig()
+    if not isinstance(sampler, SamplerConfig):
+        raise ValueError(f"sampler is {sampler!r}; give a SamplerConfig, such as SamplerConfig.named('low_confidence')")
+    return sampler
 
 
 def generation_states(
@@ -142,7 +152,7 @@ def infill(
     The canvas says how much there is to fill, so `sampler.gen_length` must not be set; `steps` None is one token per
     step, and `block_length` cuts the canvas, not the masks. Other arguments and errors as for `generate`.
     """
-    sampler = SamplerConfig() if sampler is None else sampler
+    sampler = _sampler(sampler)
     check_tokens(model, canvas)
     meter = Meter.of(canvas)
     states = infill_states(model, canvas, attention_mask, sampler, seed, first_row=first_row, meter=meter)
@@ -175,7 +185,7 @@ def infill_states(
     if sampler.stop_at_eos:
         raise ValueError("stop_at_eos has no effect on infilling: what follows an end-of-sequence token is given")
     check_tokens(model, canvas)
-    check_length(model, canvas.shape[1])
+    check_length(model, canvas.shape[1], "shorten the text, or the gaps in it")
     attention_mask = left_padding(canvas, attention_mask)
     hidden = canvas == model.config.mask_token_id
     if (hidden & (attention_mask == 0)).any():
@@ -269,9 +279,12 @@ def generation_of(model: MaskPredictor, sequences: Tensor, generated: Tensor, me
     return Generation(sequences, meter.evaluations, tokens / meter.evaluations.clamp(min=1), meter.query_tokens)
 
 
-def until_end(sequences: Tensor, generated: Tensor, eos_token_id: int | None) -> Tensor:
-    """Of the `generated` tokens, bool (B, L), those up to and with a row's first end of sequence; None: all."""
+def until_end(sequences: Tensor, generated: Tensor, eos_token_id: int | Sequence[int] | None) -> Tensor:
+    """Of the `generated` tokens, bool (B, L), those up to and with a row's first end of sequence; None: all.
+
+    A model from elsewhere may have several of them.
+    """
     if eos_token_id is None:
         return generated
-    ended = (generated & (sequences == eos_token_id)).long()
+    ended = (generated & torch.isin(sequences, torch.tensor(eos_token_id, device=sequences.device))).long()
     return generated & (ended.cumsum(dim=1) - ended == 0)

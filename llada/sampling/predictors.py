@@ -63,7 +63,7 @@ def logits_at(predict: Predict, canvas: Tensor, block: slice, wanted: Tensor) ->
     Half precision becomes float32, as confidences that differ would be rounded to equal ones.
     """
     lean = isinstance(predict, Predictor)
-    logits = predict.at(canvas, block, wanted) if lean else predict(canvas, block)[wanted]
+    logits = predict.at(canvas, block, wanted) if lean else _whole(predict(canvas, block), wanted)[wanted]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -107,10 +107,32 @@ def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(tokens, device=logits.device), -torch.inf)
 
 
-def check_possible(best: Tensor) -> None:
-    """Raise ValueError unless the largest logits (N,) of the positions that are to be drawn allow a token at each."""
-    if (best == -torch.inf).any():  # sync
-        raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
+def _whole(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Logits (B, L, V). Raises ValueError unless there are some for each of the tokens (B, L)."""
+    if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"the model gives logits {tuple(logits.shape)} for {tuple(tokens.shape)} tokens; they must be "
+            "(batch, length, vocabulary), one row for each token"
+        )
+    return logits
+
+
+def check_vocabulary(logits: Tensor, mask_token_id: int) -> None:
+    """Raise ValueError where [MASK] is none of the tokens that there are logits (..., V) of."""
+    if mask_token_id >= logits.shape[-1]:
+        raise ValueError(f"mask_token_id={mask_token_id} is none of the {logits.shape[-1]} tokens that have logits")
+
+
+def check_possible(total: Tensor) -> None:
+    """Raise unless a token can be drawn at each of some positions, by their largest logits or their logsumexp (N,).
+
+    FloatingPointError where logits are not numbers, ValueError where all tokens have probability 0.
+    """
+    if total.isfinite().all():  # sync
+        return
+    if not (total < torch.inf).all():
+        raise FloatingPointError("the model's logits are not numbers; look at its weights and its dtype")
+    raise ValueError("no token is possible at some position: all are suppressed, or none is allowed there")
 
 
 @dataclass(frozen=True)
@@ -136,8 +158,11 @@ class plain(Predictor):  # noqa: N801  # used like a function
             self.meter.count(rows, end)
         network: MaskPredictor | LeanModel = self.model
         if isinstance(network, LeanModel):
-            return network(shown, attention_mask=padding, logits_at=row * end + start + column).logits
-        return network(shown, attention_mask=padding).logits[row, start + column]
+            logits = network(shown, attention_mask=padding, logits_at=row * end + start + column).logits
+        else:
+            logits = _whole(network(shown, attention_mask=padding).logits, shown)[row, start + column]
+        check_vocabulary(logits, network.config.mask_token_id)
+        return logits
 
     def of_rows(self, rows: Tensor) -> Self:
         padding = None if self.attention_mask is None else self.attention_mask[rows]

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from llada.sampling.predictors import MaskPredictor
+from llada.whole import check_whole
 
 
 def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
     """Raise ValueError unless these are token ids, int64 (B, L), and the model has a mask token."""
     if model.config.mask_token_id is None:
         raise ValueError("model.config.mask_token_id is not set; set it to the id of the tokenizer's mask token")
+    check_whole("model.config.mask_token_id", model.config.mask_token_id, 0, 2**63)
     if not isinstance(tokens, Tensor):
         raise ValueError(f"the tokens are a {type(tokens).__name__}; give a tensor, such as torch.tensor([ids])")
     if tokens.dim() != 2:
@@ -67,10 +69,14 @@ def prompt_padding(model: MaskPredictor, prompt: Tensor, attention_mask: Tensor 
 
 
 def eos_token(model: MaskPredictor, option: Literal["forbid_eos", "stop_at_eos", "eos_last", "longest"]) -> int:
-    """The end of sequence. Raises ValueError, which names the option that needs it, where the model has none."""
-    eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none
+    """The end of sequence. Raises ValueError, which names the option that needs it, unless there is just one."""
+    eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none, or several
     if eos is None:
         raise ValueError(f"{option} needs model.config.eos_token_id, which is not set")
+    if not isinstance(eos, int):
+        raise ValueError(
+            f"{option} needs one model.config.eos_token_id, not {eos!r}; set it to the one that ends a text"
+        )
     return eos
 
 

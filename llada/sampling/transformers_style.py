@@ -14,6 +14,7 @@ from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
 from llada.sampling.generate import collect, generate, generation_states
 from llada.sampling.predictors import Meter
+from llada.sampling.request import check_tokens
 from llada.sampling.streaming import finished_blocks
 
 # Token ids and bookkeeping of a GenerationConfig; the model's own config decides about tokens.
@@ -67,6 +68,7 @@ class DiffusionGenerationMixin:
         Raises ValueError for settings that have no meaning for a diffusion model, and for a streamer of answers that
         find their own length.
         """
+        check_tokens(self, input_ids)
         given: dict[str, Any] = {}
         for source in (_switched_on(self.generation_config), _switched_on(generation_config), settings):
             given |= _with_length(source, input_ids.shape[1])

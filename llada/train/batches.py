@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from llada.train.noise import epoch_order, mask_uniforms, random_length, split_point, times
 from llada.train.objectives import ELBO, Call, Noise, Objective, Padded
 from llada.train.signals import STOPPING
+from llada.whole import check_whole
 
 
 class Rows(Protocol):
@@ -77,6 +78,10 @@ class Batches:
     order: Callable[[int, int, int], np.ndarray] | None = None  # (seed, epoch, rows in it) → rows; None: each once
 
     def __post_init__(self):
+        check_whole("batch_size", self.batch_size, 1)
+        check_whole("workers", self.workers, 0)
+        if self.micro_batch_size is not None:
+            check_whole("micro_batch_size", self.micro_batch_size, 1)
         if len(self.rows) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size} exceeds the {len(self.rows)} rows of the data set")
 
@@ -208,6 +213,7 @@ def _cut(
     row: Mapping[str, np.ndarray], place: Place, noise: Noise
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The tokens of a row, which are maskable, and the number of each one's document; None: all of them, one."""
+    _check_row(row, place)
     x0 = np.asarray(row["x0"], dtype=np.int64)
     if noise.random_length:
         x0 = x0[: random_length(noise.seed, place.epoch, place.index, len(x0), noise.random_length)]
@@ -221,6 +227,20 @@ def _cut(
             after = (np.arange(len(x0)) >= point).astype(np.int64)
             documents = after if documents is None else 2 * documents + after
     return x0, maskable, documents
+
+
+def _check_row(row: Mapping[str, np.ndarray], place: Place) -> None:
+    """Raise ValueError for a row that is not what `Rows` says."""
+    length = None
+    for name, kinds, wanted in (("x0", "iu", "integer"), ("maskable", "b", "bool"), ("documents", "iu", "integer")):
+        if name == "x0" or row.get(name) is not None:
+            part = np.asarray(row[name])
+            length = part.size if length is None else length  # of x0
+            if part.shape != (length,) or (length and part.dtype.kind not in kinds):
+                raise ValueError(
+                    f"row {place.index} of epoch {place.epoch}: {name} is {part.dtype} {part.shape}; it must be "
+                    f"{wanted} ({length},), one for each token"
+                )
 
 
 def _stratified_times(places: list[Place], noise: Noise, batch_size: int) -> Tensor:

@@ -10,7 +10,6 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 Objective = Literal[
@@ -29,12 +28,12 @@ class OptimConfig(Schema):
 
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices inside the blocks, AdamW for the rest
 
-    learning_rate: Rate  # the peak
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)]  # the peak
     schedule: Literal["warmup_stable_decay", "cosine"] = "warmup_stable_decay"
     warmup: Count = 0  # steps
     decay: Count = 0  # last steps of warmup_stable_decay, linear to `final`
-    final: NonNegative = 0.0  # learning rate at the end
-    weight_decay: NonNegative = 0.1
+    final: Annotated[float, Field(ge=0, le=1e6)] = 0.0  # learning rate at the end
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     max_grad_norm: Rate = 1.0

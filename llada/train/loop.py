@@ -8,6 +8,7 @@ row by its response length (LLaDA, arXiv:2502.09992, eq. 3 and 5).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
@@ -32,6 +33,7 @@ from llada.train.objectives import (
     weighted,
 )
 from llada.train.puma import Pool
+from llada.whole import check_whole
 
 
 @runtime_checkable
@@ -81,13 +83,14 @@ def fit(
         steps: where training ends.
         start: updates done before, from a checkpoint; the same data and noise follow as without the break.
         per: what the loss is averaged over, "token" (pretraining) or "row" (fine-tuning).
-        max_grad_norm: the gradient is clipped to this norm.
+        max_grad_norm: the gradient is clipped to this norm; infinite: it is not.
         max_skips: so many steps whose loss or gradient is not finite are left out before one is an error.
         accelerator: places and wraps the model; None: a plain `Accelerator()`.
 
     Raises FloatingPointError on every process, before the update, where loss or gradient is not finite on one; it names
-    the rows.
+    the rows. Raises ValueError for a norm or a rate with which an update would mean nothing.
     """
+    _check_run(per, max_grad_norm, start, steps)
     accelerator = Accelerator() if accelerator is None else accelerator
     wrapped, prepared = prepare(model, optimizers, accelerator)
     wrapped.train()
@@ -97,7 +100,7 @@ def fit(
             # DDP sorts its buckets, and so the order of its sums, by its first backward pass: have that behind us
             _losses(wrapped, micro_batches[0], per, accelerator.device)[0].backward()
             wrapped.zero_grad()
-        rate = learning_rate(step)
+        rate = _checked_rate(learning_rate(step), step)
         for group in (group for optimizer in prepared for group in optimizer.param_groups):
             group["lr"] = rate
         totals = torch.tensor([[_denominator(b, per), b.lengths.sum(), b.read.sum()] for b in micro_batches]).sum(dim=0)
@@ -132,6 +135,22 @@ def fit(
         yield StepLog(step + 1, measured[0], rate, measured[1], int(measured[2]), int(measured[3]), culprits)
 
 
+def _check_run(per: str, max_grad_norm: float, start: int, steps: int) -> None:
+    if per not in ("token", "row"):
+        raise ValueError(f"per={per!r} is unknown; average the loss over each 'token' or each 'row'")
+    if not (isinstance(max_grad_norm, Real) and max_grad_norm > 0):
+        raise ValueError(f"max_grad_norm={max_grad_norm} must be above 0; math.inf leaves the gradient as it is")
+    check_whole("start", start, 0)
+    check_whole("steps", steps, 0)
+
+
+def _checked_rate(rate: float, step: int) -> float:
+    """The learning rate of a step. Raises ValueError for one with which the update would mean nothing."""
+    if not (isinstance(rate, Real) and 0 <= rate <= 1e6):
+        raise ValueError(f"learning_rate({step}) is {rate!r}; it must be a number from 0 to 1e6")
+    return rate
+
+
 def prepare(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], accelerator: Accelerator
 ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
@@ -158,11 +177,15 @@ def evaluate(
     Each row is masked `draws` times, with numbers of masks stratified over the rows. The same seed gives the same
     masks whatever the batch size, so that models and checkpoints are compared on equal terms. An `objective` that is
     the likelihood itself (`autoregressive`) gives that instead.
+
+    Raises FloatingPointError, which names the rows, where the loss of some is not a number.
     """
     if not objective.measures:
         measures = ", ".join(name for name, known in OBJECTIVES.items() if known.measures)
         raise ValueError(f"held-out rows are measured by a bound on their likelihood: {measures}")
     check_rows(len(rows))
+    check_whole("batch_size", batch_size, 1)
+    check_whole("draws", draws, 1)
     accelerator = Accelerator() if accelerator is None else accelerator
     parameter = next(model.parameters(), None)
     device = accelerator.device if parameter is None else parameter.device
@@ -192,6 +215,9 @@ def evaluate(
             if isinstance(module, FSDPModule):
                 module.reshard()  # what a forward pass gathered would wait for a backward pass
     sums, lengths, by_ratio = (_summed(accelerator, total) for total in (sums, lengths, by_ratio))
+    if sums.isnan().any():  # on every process alike
+        bad = sums.isnan().nonzero()[:, 0].tolist()
+        raise FloatingPointError(f"the loss of held-out rows {bad[:10]} is not a number; look at the weights")
     ratios, losses, masks = by_ratio[:, by_ratio[2] > 0]
     curve = Curve((ratios / masks).tolist(), (losses / masks).tolist()) if objective.masks else None
     return per_token(sums, lengths, len(rows) * draws)._replace(curve=curve)

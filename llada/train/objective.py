@@ -10,11 +10,14 @@ Shapes: B batch, L length, V vocabulary, N masked positions of the batch in row-
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from llada.whole import check_whole
 
 
 class Noised(NamedTuple):
@@ -51,17 +54,27 @@ def forward_process(
             or among the `counts` smallest.
         eps: floor of a drawn t, t = (1 - eps) t' + eps. Without a floor the variance of the loss is infinite.
 
-    Raises ValueError for t outside (0, 1], for t together with counts, and for counts that a row cannot give.
+    Raises ValueError for arguments of another shape or type, for an x0 that holds [MASK] where it is maskable, for t
+    outside (0, 1], for t together with counts, and for counts that a row cannot give.
     """
+    _check_tokens("x0", x0)
     B, L = x0.shape
+    check_whole("mask_token_id", mask_token_id, 0, 2**63)
     if t is not None and counts is not None:
         raise ValueError("give either t (independent masks) or counts (exactly so many masks), not both")
     if maskable is None:
         maskable = torch.ones_like(x0, dtype=torch.bool)
     if uniforms is None:
         uniforms = torch.rand(B, L, generator=generator, device=x0.device)
+    _check_tensor("maskable", maskable, (B, L), torch.bool)
+    _check_tensor("uniforms", uniforms, (B, L), None)
+    if not (isinstance(eps, Real) and 0 <= eps < 1):
+        raise ValueError(f"eps={eps} must be at least 0 and below 1: it is the least probability of a mask")
+    if ((x0 == mask_token_id) & maskable).any():
+        raise ValueError(f"x0 holds mask_token_id={mask_token_id} where it is maskable; give clean tokens")
     if counts is not None:
         available = maskable.sum(dim=1)
+        _check_tensor("counts", counts, (B,), torch.int64)
         if ((counts < 1) | (counts > available)).any():
             raise ValueError(
                 f"counts={counts.tolist()} must lie between 1 and the maskable tokens {available.tolist()}"
@@ -72,8 +85,7 @@ def forward_process(
         if t is None:
             offset = torch.rand((), generator=generator, device=x0.device)
             t = floored(stratified(offset, B), eps)
-        if ((t <= 0) | (t > 1)).any():
-            raise ValueError(f"t={t.tolist()} must lie in (0, 1]: it divides the loss")
+        _check_times("t", t, B)
         masked = (uniforms < t[:, None]) & maskable
     return Noised(torch.where(masked, mask_token_id, x0), masked, t)
 
@@ -97,19 +109,74 @@ def elbo_loss(
         lengths: (B,) or one number, the tokens of each row that count: L in pretraining; in fine-tuning the response
             with its end-of-sequence padding.
         weight: (B,), instead of 1/t: the weight of another schedule (`Schedule.weight`).
+
+    Raises ValueError for arguments of another shape or type, for a batch without rows, and for lengths, weights or t
+    that cannot be.
     """
+    _check_tokens("x0", x0)
+    one = isinstance(lengths, Real)
+    if not one and not (isinstance(lengths, Tensor) and lengths.shape in ((), x0.shape[:1])):
+        raise ValueError(f"lengths is {_kind(lengths)}; it must be one number, or a tensor {tuple(x0.shape[:1])}")
+    if len(x0) == 0:
+        raise ValueError("x0 has no rows, so there is no mean over them")
+    if not (0 < lengths < 2**63 if one else (lengths > 0).all()):  # sync, of a tensor
+        raise ValueError(f"lengths={lengths} must be above 0 and below 2**63: they divide the loss")
     return (row_nelbo(logits, x0, noised, weight) / lengths).mean()
 
 
 def row_nelbo(logits: Tensor, x0: Tensor, noised: Noised, weight: Tensor | None = None) -> Tensor:
     """One estimate per row of the bound on -log p(x0), in nats: `sum_masked CE / t`, (B,), float32 or wider.
 
-    Unbiased for every predictor; a row without a mask gives 0. Arguments as for `elbo_loss`.
+    Unbiased for every predictor; a row without a mask gives 0. Arguments and errors as for `elbo_loss`.
     """
+    _check_noised(logits, x0, noised, weight)
     losses = masked_cross_entropy(logits, x0, noised.masked)  # (N,)
     rows = noised.masked.nonzero()[:, 0]  # sync: N is data-dependent
     sums = losses.new_zeros(x0.shape[0]).index_add(0, rows, losses)
     return sums * (1 / noised.t if weight is None else weight).to(sums.dtype)
+
+
+def _check_noised(logits: Tensor, x0: Tensor, noised: Noised, weight: Tensor | None) -> None:
+    """Raise ValueError for what would be broadcast, or belongs to other tokens."""
+    _check_tokens("x0", x0)
+    B, L = x0.shape
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise ValueError(f"logits is {_kind(logits)}; it must be floating point of shape (..., vocabulary)")
+    _check_tensor("noised.masked", noised.masked, (B, L), torch.bool)
+    if weight is None:
+        _check_times("noised.t", noised.t, B)
+    else:
+        _check_tensor("weight", weight, (B,), None)
+        if not ((weight >= 0) & (weight < math.inf)).all():  # sync
+            raise ValueError(f"weight={weight.tolist()} must be at least 0 and finite")
+    positions = tuple(logits.shape[:-1])
+    if positions not in ((B, L), (int(noised.masked.sum()),)):  # sync
+        raise ValueError(
+            f"logits {tuple(logits.shape)} do not fit tokens {(B, L)} of which {int(noised.masked.sum())} are masked; "
+            "give them at all positions, or at the masked ones"
+        )
+
+
+def _check_times(name: str, t: Tensor, rows: int) -> None:
+    _check_tensor(name, t, (rows,), None)
+    if not ((t > 0) & (t <= 1)).all():  # sync; NaN is neither
+        raise ValueError(f"{name}={t.tolist()} must lie in (0, 1]: it divides the loss")
+
+
+def _check_tokens(name: str, tokens: Tensor) -> None:
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"{name} is {_kind(tokens)}; it must be tokens (batch, length) of torch.int64")
+
+
+def _check_tensor(name: str, given: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    """Raise ValueError unless it has this shape and type, None: any of floating point; broadcasting is an error."""
+    fits = isinstance(given, Tensor) and (given.is_floating_point() if dtype is None else given.dtype == dtype)
+    if not fits or given.shape != shape:
+        raise ValueError(f"{name} is {_kind(given)}; it must be {dtype or 'floating point'} of shape {shape}")
+
+
+def _kind(given: object) -> str:
+    return f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
 
 
 def masked_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:

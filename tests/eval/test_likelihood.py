@@ -150,7 +150,7 @@ def test_impossible_token_is_infinitely_unlikely():
         ([5], [256], 8, r"must not hold \[MASK\]"),
         ([5] * 200, [5] * 60, 8, "260 tokens of prompt and answer exceed the model's .*; shorten them"),
         ([5], [5] * 9, 1, "samples=1 of an answer of 9 tokens: a standard error needs at least 2 evaluations"),
-        ([5], [5] * 9, 0, "samples=0 of an answer"),
+        ([5], [5] * 9, 0, "samples=0 must be a whole number of at least 1"),
     ],
 )
 def test_impossible_request_is_explained(golden_model, prompt, answer, samples, message):
@@ -169,12 +169,48 @@ def test_impossible_windows_are_explained(golden_model):
         rolling_log_likelihood(golden_model, [], 2, 1)
 
 
-def test_logits_that_are_no_numbers_are_an_error():
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_an_error(odd):
     class Broken:
         config = BedModel(BED, "bad").config
 
         def __call__(self, input_ids, *, attention_mask=None):
-            return type("Output", (), {"logits": torch.full((*input_ids.shape, 4), torch.nan)})
+            logits = torch.zeros(*input_ids.shape, 4)
+            logits[..., 1] = odd
+            return type("Output", (), {"logits": logits})
 
     with pytest.raises(FloatingPointError, match="the model's logits are not numbers"):
         log_likelihood(Broken(), [], STAR)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"seed": 1.5}, "seed=1.5 must be a whole number"),
+        ({"seed": "x"}, "seed='x' must be a whole number"),
+        ({"samples": 8.5}, "samples=8.5 must be a whole number of at least 1"),
+        ({"samples": 0}, "samples=0 must be a whole number of at least 1"),
+        ({"precision": -1.0}, "precision=-1.0 must be above 0, in nats"),
+        ({"precision": math.nan}, "precision=nan must be above 0"),
+        ({"max_samples": 64}, "max_samples=64 has no effect without precision; give that, or samples alone"),
+        ({"precision": 0.1, "max_samples": 0}, "max_samples=0 must be a whole number of at least 1"),
+        ({"cfg_scale": -5.0}, "cfg_scale=-5.0 must lie between 0, no guidance, and 1e6"),
+        ({"cfg_scale": math.nan}, "cfg_scale=nan must lie"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"prompt": "a text"}, "prompt='a text' must be token ids \\(length,\\); encode a text first"),
+        ({"answer": [[1], [2, 3]]}, "answer=.* must be token ids"),
+    ],
+)
+def test_numbers_that_ask_for_nothing_are_refused(golden_model, options, message):
+    how = {"prompt": [5, 6], "answer": list(range(20, 28))} | options
+    with pytest.raises(ValueError, match=message):
+        log_likelihood(golden_model, **how)
+    if not {"prompt", "answer"} & set(options):
+        with pytest.raises(ValueError, match=message):
+            list(log_likelihoods(golden_model, [request_of(how["prompt"], how["answer"])], **options))
+
+
+def test_texts_too_long_to_score_are_told_what_can_be_shortened(golden_model):
+    with pytest.raises(ValueError, match=r"exceed the model's .*; shorten the prompt or the answer$"):
+        log_likelihood(golden_model, [5] * 3000, [5])

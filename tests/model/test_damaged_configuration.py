@@ -194,3 +194,29 @@ def test_sizes_that_do_not_fit_raise(copy, changes, message):
     for load in (load_pretrained, AutoConfig.from_pretrained):
         with pytest.raises(ValueError, match=re.escape(message)):
             load(copy)
+
+
+SMALL = {"d_model": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 32, "mask_token_id": 4}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hidden_size": 32}, "hidden_size=32 contradicts d_model=16, its other name; give one"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers=3 contradicts n_layers=1, its other name"),
+        ({"eos_token_id": 4}, "eos_token_id=4 is mask_token_id, too; what is masked needs a token of its own"),
+        ({"pad_token_id": 4}, "pad_token_id=4 is mask_token_id, too"),
+        ({"eot_token_id": 4}, "eot_token_id=4 is mask_token_id, too"),
+        ({"d_model": 0}, "^d_model=0 must be at least 1"),
+        ({"n_heads": 0}, "^n_heads=0 must be at least 1"),
+        ({"vocab_size": -3}, "^vocab_size=-3 must be at least 1"),
+        ({"mlp_ratio": 0}, "^mlp_ratio=0 must be at least 1"),
+    ],
+)
+def test_contradictions_and_empty_sizes_are_refused_by_the_names_that_were_given(other, message):
+    with pytest.raises(ValueError, match=message):
+        LLaDAConfig(**SMALL | other)
+
+
+def test_both_names_of_a_size_may_say_the_same():
+    assert LLaDAConfig(**SMALL, hidden_size=16).d_model == 16

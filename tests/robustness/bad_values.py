@@ -96,6 +96,35 @@ def samplers(draw: st.DrawFn) -> dict[str, Any]:
     return fields
 
 
+@st.composite
+def valid_samplers(draw: st.DrawFn) -> dict[str, Any]:
+    """Fields of a sampler for 4 tokens that go with each other, of every rule, order and cache."""
+    reveal = draw(st.sampled_from(sorted(REVEALS)))
+    rule = REVEALS[reveal]
+    fields: dict[str, Any] = {"reveal": reveal, "temperature": draw(st.sampled_from([0.0, 0.7, 2.0]))}
+    fields |= {field: draw(st.sampled_from(VALID[field])) for field in rule.required if field != "steps"}
+    if rule.ordered:
+        orders = [name for name, entry in ORDERS.items() if entry.probability or not rule.probabilities]
+        fields["order"] = draw(st.sampled_from(sorted(orders)))
+        fields |= {"background": "counts.json"} if ORDERS[fields["order"]].required else {}
+    blocks = draw(st.sampled_from([1, 2]))
+    fields |= {"block_length": 2} if blocks == 2 else {}
+    if not rule.adaptive:
+        fields["steps"] = 8 if reveal == "gibbs" else draw(st.sampled_from([2, 4]))
+    fields["cache"] = draw(st.sampled_from(["none", "prefix", "dual", "delayed", "block_causal"]))
+    fields["cfg_scale"] = draw(st.sampled_from([0.0, 0.5]))
+    fields["forbid_eos"] = draw(st.booleans())
+    return fields
+
+
+VALID: dict[str, list[Any]] = {
+    "threshold": [0.0, 0.3, 1.0],
+    "factor": [0.5, 2.0],
+    "entropy_bound": [0.0, 1.0],
+    "remask": ["cap", "rescale", "conf", "loop"],
+}
+
+
 def write_backgrounds(folder: Any) -> None:
     """The files that the field `background` of `FIELDS` names."""
     (folder / "counts.json").write_text(json.dumps([(7 * token) % 31 for token in range(262)]))

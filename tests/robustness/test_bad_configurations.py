@@ -71,6 +71,13 @@ def test_numbers_of_a_training_run_that_no_tensor_holds_are_refused(field, value
         PretrainConfig(**values)
 
 
+@pytest.mark.parametrize("field", ["learning_rate", "final", "weight_decay"])
+def test_rates_that_no_update_can_be_made_with_are_refused(field):
+    values = read_yaml(config_folder() / "pretrain" / "quickstart.yaml")
+    with pytest.raises(ConfigError, match=f"optim.{field}: Input should be less than or equal to 1000000"):
+        PretrainConfig(**values | {"optim": values["optim"] | {field: 1e300}})
+
+
 @numbers_of_cases(60, 1500)
 def test_files_and_overrides_are_read_or_refused_with_one_message(cases, tmp_path):
     dotted = st.lists(

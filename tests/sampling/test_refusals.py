@@ -1,5 +1,7 @@
 """Everything that generate and its samplers refuse, with what to do."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from golden_model import MASK, Constant, load_golden, prompts
@@ -132,3 +134,101 @@ def test_speculation_as_deep_as_it_may_be_takes_no_more_memory_than_steps_need(g
     model, _ = golden
     deep, plain = (SamplerConfig(gen_length=4, speculation=depth) for depth in (2**20, 4))
     assert torch.equal(*(generate(model, prompts(1), None, sampler).sequences for sampler in (deep, plain)))
+
+
+class Foreign:
+    """A model from elsewhere that says of every canvas what a function makes of its tokens."""
+
+    def __init__(self, logits, mask_token_id: int = 3, eos_token_id: object = None):
+        self.logits, self.config = logits, SimpleNamespace(mask_token_id=mask_token_id, eos_token_id=eos_token_id)
+
+    def __call__(self, input_ids: Tensor, /, *, attention_mask: Tensor | None = None) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits(input_ids))
+
+
+def even(tokens: Tensor) -> Tensor:
+    return torch.zeros(*tokens.shape, 4)
+
+
+SHAPES = {
+    "longer": lambda tokens: even(tokens).repeat(1, 2, 1),
+    "shorter": lambda tokens: even(tokens)[:, 1:],
+    "more rows": lambda tokens: even(tokens).repeat(2, 1, 1),
+    "fewer rows": lambda tokens: even(tokens)[1:],
+    "flat": lambda tokens: even(tokens).flatten(0, 1),
+    "with a dimension more": lambda tokens: even(tokens)[..., None],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fields", [{}, {"cfg_scale": 1.0}, {"speculation": 2}], ids=str)
+def test_logits_of_another_shape_are_refused(shape, fields):
+    made = SHAPES[shape]
+    with pytest.raises(
+        ValueError, match=r"the model gives logits \(.*\) for \(2, 5\) tokens; they must be \(batch, le"
+    ):
+        generate(Foreign(made), torch.ones(2, 1).long(), None, SamplerConfig(gen_length=4, **fields))
+    canvas = torch.full((2, 5), 3)
+    with pytest.raises(ValueError, match=r"the model gives logits"):
+        next(denoise(lambda tokens, block: made(tokens[:, block]), canvas, 3))
+
+
+@pytest.mark.parametrize("fields", [{}, {"cfg_scale": 1.0, "guidance": "adaptive"}, {"speculation": 2}], ids=str)
+def test_mask_token_without_logits_is_refused(fields):
+    sampler = SamplerConfig(gen_length=4, **fields)
+    with pytest.raises(ValueError, match="mask_token_id=4 is none of the 4 tokens that have logits"):
+        generate(Foreign(even, 4), torch.ones(1, 1).long(), None, sampler)
+    with pytest.raises(ValueError, match="mask_token_id=-1 must be a whole number from 0"):
+        generate(Foreign(even, -1), torch.ones(1, 1).long(), None, sampler)
+    with pytest.raises(ValueError, match="mask_token_id=9 is none of the 4"):
+        next(denoise(lambda tokens, block: even(tokens[:, block]), torch.full((1, 2), 9), 9))
+
+
+def test_several_ends_of_sequence_are_counted_and_refused_where_one_is_needed():
+    model, prompt = (
+        Foreign(lambda tokens: even(tokens) + torch.tensor([0, 0, 1, 0]), eos_token_id=[1, 2]),
+        torch.ones(1, 1),
+    )
+    assert generate(model, prompt.long(), None, SamplerConfig(gen_length=4)).tokens_per_forward.tolist() == [0.25]
+    for option in ("forbid_eos", "eos_last", "stop_at_eos"):
+        with pytest.raises(ValueError, match=rf"{option} needs one model.config.eos_token_id, not \[1, 2\]; set it"):
+            generate(model, prompt.long(), None, SamplerConfig(gen_length=4, **{option: True}))
+
+
+@pytest.mark.parametrize("sampler", [{"steps": 2}, "random"])
+def test_sampler_of_another_type_is_refused(sampler):
+    for entry in (generate, infill):
+        with pytest.raises(ValueError, match=r"sampler is .*; give a SamplerConfig, such as SamplerConfig.named"):
+            entry(Foreign(even), torch.ones(1, 1).long(), None, sampler)
+
+
+@pytest.mark.parametrize(
+    ("canvas", "options", "message"),
+    [
+        (
+            torch.zeros(3).long(),
+            {},
+            r"canvas is torch.int64 \(3,\); it must be tokens \(batch, length\) of torch.int64",
+        ),
+        (torch.zeros(1, 3).int(), {}, r"canvas is torch.int32 \(1, 3\)"),
+        ([[0, 0]], {}, "canvas is a list"),
+        (torch.zeros(1, 3).long(), {"writable": torch.ones(1, 3)}, r"writable is torch.float32 \(1, 3\); it must be"),
+        (torch.zeros(1, 3).long(), {"writable": torch.ones(3).bool()}, r"writable is torch.bool \(3,\); it must be"),
+    ],
+)
+def test_canvas_that_cannot_be_filled_in_is_refused(canvas, options, message):
+    with pytest.raises(ValueError, match=message):
+        next(denoise(lambda tokens, block: even(tokens[:, block]), canvas, 0, **options))
+
+
+def test_texts_too_long_to_infill_are_told_what_can_be_shortened(golden):
+    model, _ = golden
+    with pytest.raises(ValueError, match=r"exceed the model's .*; shorten the text, or the gaps in it"):
+        infill(model, torch.full((1, 5000), MASK))
+
+
+def test_sampler_is_named_by_a_path(tmp_path):
+    (tmp_path / "mine.yaml").write_text("steps: 4")
+    assert SamplerConfig.named(tmp_path / "mine.yaml") == SamplerConfig(steps=4)
+    with pytest.raises(ConfigError, match="unknown sampler 3; known: "):
+        SamplerConfig.named(3)

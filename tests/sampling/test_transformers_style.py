@@ -112,3 +112,9 @@ def test_pipeline_generates_text():
     write = pipeline("text-generation", model=llada.LLaDAForMaskedLM(config), tokenizer=tokenizer)
     text = write("some", max_new_tokens=4, do_sample=False)[0]["generated_text"]
     assert text.startswith("some")
+
+
+@pytest.mark.parametrize("prompt", [PROMPT[0], PROMPT.float(), [[1, 2]]], ids=["one dimension", "floats", "a list"])
+def test_prompt_of_another_kind_is_refused_as_by_generate(model, prompt):
+    with pytest.raises(ValueError, match=r"the tokens|token ids"):
+        model.generate(prompt, max_new_tokens=4)

@@ -326,3 +326,38 @@ def test_objectives_that_cannot_hide_documents_say_so(name):
     noise = Noise(MASK, PAD, bos_token_id=2, block_length=2)
     with pytest.raises(ValueError, match=f"rows of several documents .* are not for {name}"):
         collate([(Place(0, 0, None), packed([4, 6]))], noise, 1, OBJECTIVES[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0 must be a whole number"),
+        ({"micro_batch_size": 0}, "micro_batch_size=0 must be a whole number of at least 1"),
+        ({"micro_batch_size": -1}, "micro_batch_size=-1 must be"),
+        ({"workers": -1}, "workers=-1 must be a whole number of at least 0"),
+    ],
+)
+def test_sizes_of_no_batch_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(Tokens(), **{"batch_size": 4, "noise": Noise(MASK, PAD)} | options)
+
+
+X0 = np.arange(2, 6)
+
+
+@pytest.mark.parametrize("eos_padding", [True, False])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"x0": X0 + 0.5}, r"x0 is float64 \(4,\); it must be integer \(4,\)"),
+        ({"x0": np.ones((2, 2), int)}, r"x0 is int64 \(2, 2\); it must be integer \(4,\)"),
+        ({"x0": X0, "maskable": np.ones(3, bool)}, r"maskable is bool \(3,\); it must be bool \(4,\), one for each"),
+        ({"x0": X0, "maskable": np.ones(4)}, r"maskable is float64 \(4,\); it must be bool"),
+        ({"x0": X0, "documents": np.zeros(3, int)}, r"documents is int64 \(3,\); it must be integer \(4,\)"),
+        ({"x0": X0, "documents": np.zeros(4)}, r"documents is float64 \(4,\); it must be integer"),
+    ],
+)
+def test_row_whose_parts_do_not_fit_is_named(row, message, eos_padding):
+    with pytest.raises(ValueError, match="row 7 of epoch 2: " + message):
+        collate([(Place(2, 7, None), row)], Noise(MASK, PAD, eos_padding=eos_padding), 1)

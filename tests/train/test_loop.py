@@ -99,6 +99,31 @@ def test_non_finite_loss_stops_before_the_update_and_names_the_samples(poison):
     assert all(torch.equal(a, b) or not a.isfinite().all() for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per": "tokens"}, "per='tokens' is unknown; average the loss over each 'token' or each 'row'"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0 must be above 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm=-1.0 must be above 0"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm=nan must be above 0"),
+        ({"start": -1}, "start=-1 must be a whole number of at least 0"),
+        ({"steps": 1.5}, "steps=1.5 must be a whole number of at least 0"),
+        ({"learning_rate": lambda s: math.nan}, r"learning_rate\(0\) is nan; it must be a number from 0 to 1e6"),
+        ({"learning_rate": lambda s: -1e-3}, r"learning_rate\(0\) is -0.001; it must be"),
+        ({"learning_rate": lambda s: 1e300}, r"learning_rate\(0\) is 1e\+300; it must be"),
+        ({"learning_rate": lambda s: None}, r"learning_rate\(0\) is None; it must be"),
+    ],
+)
+def test_updates_that_would_mean_nothing_are_refused_before_the_first_one(options, message):
+    model = tiny()
+    before = [p.clone() for p in model.parameters()]
+    logs = fit(model, Batches(Tokens(), 8, Noise(MASK, PAD)), adamw(model),
+               **{"learning_rate": lambda s: 0.1, "steps": 1} | options)  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        next(logs)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 class Oracle(nn.Module):
     """The test bed's perfect model with the interface of ours; its mask id is the bed's."""
 
@@ -135,6 +160,32 @@ def test_evaluation_leaves_the_training_mode_as_it_was():
 def test_evaluation_needs_two_rows():
     with pytest.raises(ValueError, match="at least 2 rows"):
         evaluate(tiny(), Tokens(count=1), Noise(MASK, PAD))
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", -1), ("batch_size", 0), ("draws", 0), ("draws", 1.5)])
+def test_evaluation_of_no_rows_at_once_or_no_masks_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} must be a whole number of at least 1"):
+        evaluate(tiny(), Tokens(count=2), Noise(MASK, PAD), **{name: value})
+
+
+def test_held_out_loss_that_is_no_number_is_an_error_that_names_the_rows():
+    model = tiny().train()
+    with torch.no_grad():
+        model.lm_head.weight[3] = math.nan
+    with pytest.raises(FloatingPointError, match=r"held-out rows \[0, 1, 2\] is not a number; look at the weights"):
+        evaluate(model, Tokens(count=3), Noise(MASK, PAD))
+    assert model.training
+
+
+def test_held_out_token_that_is_impossible_makes_the_bound_infinite():
+    class Sure(Oracle):
+        def forward(self, input_ids, attention_mask=None, logits_at=None):
+            out = super().forward(input_ids, attention_mask, logits_at)
+            out.logits[:, 0] = -math.inf
+            return out
+
+    bound = evaluate(Sure(), Draws(50), Noise(BED.mask, BED.mask))
+    assert (bound.value, bound.stderr) == (math.inf, math.inf)
 
 
 def test_gradient_checkpointing_changes_nothing_about_the_loop():

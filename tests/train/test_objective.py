@@ -405,3 +405,65 @@ def test_counts_that_a_row_cannot_give_are_refused(counts):
     maskable = torch.tensor([[True, True, False]] * 2)
     with pytest.raises(ValueError, match="between 1 and the maskable tokens"):
         forward_process(torch.ones(2, 3, dtype=torch.long), 0, maskable=maskable, counts=torch.tensor(counts))
+
+
+X, LOGITS = torch.arange(1, 16).reshape(3, 5), torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0))
+ROWS = forward_process(X, 0, torch.full((3,), 0.5), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t": torch.rand(3, 1)}, r"t is torch.float32 \(3, 1\); it must be floating point of shape \(3,\)"),
+        ({"t": torch.rand(2)}, r"t is torch.float32 \(2,\)"),
+        ({"t": 0.5}, r"t is 0.5; it must be floating point of shape \(3,\)"),
+        ({"t": torch.tensor([0.5, math.nan, 0.5])}, r"t=\[0.5, nan, 0.5\] must lie in \(0, 1\]"),
+        ({"counts": torch.tensor([1.0, math.nan, 1.0])}, r"counts is torch.float32 \(3,\); it must be torch.int64"),
+        ({"counts": torch.ones(3, 1).long()}, r"counts is torch.int64 \(3, 1\)"),
+        ({"eps": math.nan}, "eps=nan must be at least 0 and below 1"),
+        ({"maskable": torch.ones_like(X)}, r"maskable is torch.int64 \(3, 5\); it must be torch.bool"),
+        ({"maskable": torch.ones(5).bool()}, r"maskable is torch.bool \(5,\); it must be torch.bool of shape \(3, 5\)"),
+        ({"uniforms": torch.rand(5)}, r"uniforms is torch.float32 \(5,\)"),
+        ({"x0": X.int()}, r"x0 is torch.int32 \(3, 5\); it must be tokens \(batch, length\) of torch.int64"),
+        ({"x0": X[0]}, r"x0 is torch.int64 \(5,\); it must be tokens"),
+        ({"x0": X * (X != 7)}, "x0 holds mask_token_id=0 where it is maskable; give clean tokens"),
+        ({"mask_token_id": 0.0}, "mask_token_id=0.0 must be a whole number from 0"),
+        ({"mask_token_id": -1}, "mask_token_id=-1 must be a whole number from 0"),
+    ],
+)
+def test_what_would_mask_something_else_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        forward_process(**{"x0": X, "mask_token_id": 0} | options)
+
+
+def test_mask_token_may_stand_where_nothing_is_masked():
+    x0 = X * (X != 7)
+    assert forward_process(x0, 0, torch.ones(3), maskable=x0 != 0).masked.sum() == 14
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": torch.full((3, 1), 5)}, r"lengths is torch.int64 \(3, 1\); it must be one number, or a tensor"),
+        ({"lengths": [5, 5, 5]}, r"lengths is \[5, 5, 5\]; it must be one number, or a tensor \(3,\)"),
+        ({"lengths": 0}, r"lengths=0 must be above 0 and below 2\*\*63: they divide the loss"),
+        ({"lengths": -5}, "lengths=-5 must be above 0"),
+        ({"lengths": torch.tensor([5, 0, 5])}, "must be above 0"),
+        ({"weight": torch.ones(3, 1)}, r"weight is torch.float32 \(3, 1\); it must be floating point of shape"),
+        ({"weight": torch.tensor([1, math.nan, 1])}, "must be at least 0 and finite"),
+        ({"logits": LOGITS[:2]}, r"logits \(2, 5, 20\) do not fit tokens \(3, 5\) of which \d+ are masked"),
+        ({"logits": LOGITS[0, :1]}, r"logits \(1, 20\) do not fit"),
+        ({"x0": X[:2]}, r"noised.masked is torch.bool \(3, 5\); it must be torch.bool of shape \(2, 5\)"),
+        ({"x0": X[0]}, r"x0 is torch.int64 \(5,\)"),
+        ({"noised": ROWS._replace(t=ROWS.t[:, None])}, r"noised.t is torch.float32 \(3, 1\)"),
+        ({"noised": ROWS._replace(t=0 * ROWS.t)}, r"noised.t=\[0.0, 0.0, 0.0\] must lie in \(0, 1\]"),
+    ],
+)
+def test_what_would_be_another_loss_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        elbo_loss(**{"logits": LOGITS, "x0": X, "noised": ROWS, "lengths": 5} | options)
+
+
+def test_batch_without_rows_has_no_mean():
+    with pytest.raises(ValueError, match="x0 has no rows, so there is no mean over them"):
+        elbo_loss(LOGITS[:0], X[:0], forward_process(X[:0], 0), 5)
