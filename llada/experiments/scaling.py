@@ -125,12 +125,11 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
         kind: [one for one in points if one["kind"] == kind and one["rate"] == best[kind][one["size"]]]
         for kind in KINDS
     }
-    late = {kind: [one for one in chosen[kind] if one["step"] >= settings.fit_from] for kind in KINDS}
     return {
         "points": points,
         "best_rates": best,
         "fit_from": settings.fit_from,
-        "fits": {kind: power_law(frontier(_curve(late[kind])))._asdict() for kind in KINDS},
+        "fits": {kind: power_law(_curve(_late(chosen[kind], settings.fit_from)))._asdict() for kind in KINDS},
         "reached": [_reached(chosen, size) for size in settings.sizes],
     }
 
@@ -138,6 +137,20 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
 def _best_rate(points: Sequence[Mapping[str, Any]], kind: str, size: str) -> float:
     """With which a model has the lowest of all its losses."""
     return min((one["loss"], one["rate"]) for one in points if (one["kind"], one["size"]) == (kind, size))[1]
+
+
+def _late(points: Sequence[Mapping[str, Any]], fit_from: int) -> list[Mapping[str, Any]]:
+    """Those from this step on that no other one beats with the same or less compute."""
+    late = [one for one in points if one["step"] >= fit_from]
+    best = set(frontier(_curve(late)))
+    return sorted((one for one in late if (one["flops"], one["loss"]) in best), key=lambda one: one["flops"])
+
+
+def _fitted(measured: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    """The points that the fit of this kind is through."""
+    rates = measured["best_rates"][kind]
+    chosen = [one for one in measured["points"] if one["kind"] == kind and one["rate"] == rates[one["size"]]]
+    return _late(chosen, measured["fit_from"])
 
 
 def _curve(points: Sequence[Mapping[str, Any]], errors: float = 0.0) -> list[Point]:
@@ -186,7 +199,11 @@ def table(measured: Mapping[str, Any]) -> Table:
 
 def finding(measured: Mapping[str, Any]) -> str:
     """Exponents, and how much more compute the bound takes for losses that both kinds reach."""
-    fits = [f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f}" for kind, fit in measured["fits"].items()]
+    fits = [
+        f"{kind} {fit['exponent']:.3f} ± {2 * fit['stderr']:.3f} "
+        f"({', '.join(dict.fromkeys(one['size'] for one in _fitted(measured, kind)))})"
+        for kind, fit in measured["fits"].items()
+    ]
     told = [
         f"{one['loss']:.2f} nats {_times(one['masked'], one['autoregressive'])}"
         for one in measured["reached"]
@@ -197,13 +214,12 @@ def finding(measured: Mapping[str, Any]) -> str:
         for kind, best in measured["best_rates"].items()
     ]
     return (
-        f"From step {measured['fit_from']} on loss falls with compute to the power of minus {', '.join(fits)} (a line "
-        "through the frontier, as if its points were independent), of a bound and of a likelihood. "
+        f"From step {measured['fit_from']} on the frontier, which these sizes make, falls with compute to the power of "
+        f"minus {', '.join(fits)}, as if its points were independent; of a bound and of a likelihood. "
         f"Of each kind and size the best learning rate of those tried counts: {'; '.join(rates)}. For the losses that "
         "masked models are shown to reach they take, as multiples of the autoregressive models' compute: "
-        f"{', '.join(told) or 'none that both kinds have'}. The multiple grows, as small autoregressive models have "
-        "these losses in their first steps, in which masked ones learn no more than how frequent tokens are; at 1e18 "
-        "to 1e20 FLOPs arXiv:2410.18514 found 16."
+        f"{', '.join(told) or 'none that both kinds have'}. Small autoregressive models have such losses in their "
+        "first steps, so that the multiple is one of this loss; at 1e18 to 1e20 FLOPs arXiv:2410.18514 found 16."
     )
 
 
@@ -238,7 +254,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         )
     for kind, style in zip(KINDS, ("--", ":"), strict=True):
         fit = Fit(**measured["fits"][kind])
-        compute = [one["flops"] for one in measured["points"] if one["step"] >= measured["fit_from"]]
+        compute = [one["flops"] for one in _fitted(measured, kind)]
         x = np.geomspace(min(compute), max(compute), 20)
         label = f"{kind}, fit: exponent {fit.exponent:.3f} ± {2 * fit.stderr:.3f}"
         left.plot(x, [fit.loss(c) for c in x], color="0.2", linestyle=style, linewidth=1.4, label=label, zorder=3)

@@ -99,7 +99,10 @@ def test_every_kind_and_size_is_measured_as_it_trains(corpus, tmp_path, monkeypa
             assert [one["step"] for one in line] == [1, 2, 3, 4]
             assert [one["flops"] / line[0]["flops"] for one in line] == pytest.approx([1, 2, 3, 4])
     assert EXPERIMENT.table(measured).row_count == 8
-    assert "From step 0 on loss falls with compute to the power of minus masked" in EXPERIMENT.finding(measured)
+    assert (
+        "From step 0 on the frontier, which these sizes make, falls with compute to the power of minus masked"
+        in EXPERIMENT.finding(measured)
+    )
     known = {"size": "8", "loss": 2.0, "masked": [3e9, 5e9], "autoregressive": 1e9}
     high = known | {"masked": [None, 5e9]}
     low = known | {"masked": [3e9, None]}
