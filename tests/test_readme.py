@@ -68,7 +68,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
     extra["plan"] = extra["pretrain"]
     extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor", "serve", "ui")}
-    monkeypatch.setattr("uvicorn.Server.run", lambda server: None)  # tests/serve and tests/web ask one
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets=None: None)  # tests/serve and tests/web ask one
     monkeypatch.setattr("sys.stdin", io.StringIO("How many words: a b\n"))  # for chat
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
@@ -100,8 +100,16 @@ def test_commands_run_in_order(quickstart, monkeypatch):
 
 def test_files_and_links_that_the_readme_names_exist():
     root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README) + re.findall(r"bash (scripts/\w+\.sh)", README):
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README) + re.findall(r"bash (scripts/\w+\.sh)", README):
         assert (root / target).exists(), target
+
+
+def test_contents_name_the_sections():
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert len(links) >= 10
+    assert set(links) <= anchors
 
 
 def test_functions_that_the_readme_names_exist():

@@ -273,6 +273,7 @@ class Terminal:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
+@pytest.mark.slow  # which step a key comes in depends on the load of the machine
 def test_terminal_edits_lines_stops_answers_and_ends_its_last_line(tuned, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
