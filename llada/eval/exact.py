@@ -19,7 +19,7 @@ from llada.estimate import Estimate
 from llada.eval.likelihood import every_mask
 from llada.eval.scoring import Question, Request, check_request, device_of, log_probs, request_of
 from llada.sampling.orders import ORDERS, Drafts, Order
-from llada.sampling.predictors import MaskPredictor, logits_at, plain
+from llada.sampling.predictors import MaskPredictor, check_possible, check_vocabulary, logits_at, plain
 
 LONGEST = 16  # tokens: 65535 evaluations
 FIXED = {"left_to_right": 1, "right_to_left": -1}  # the stride through the positions
@@ -119,9 +119,11 @@ def _adaptively(model: MaskPredictor, request: Request, order: Order) -> float:
     for _ in range(A):
         masked = canvas[:, block] == model.config.mask_token_id  # (1, A)
         logits = logits_at(plain(model), canvas, block, masked)  # (N, V)
+        check_vocabulary(logits, model.config.mask_token_id)
         logits[:, model.config.mask_token_id] = -torch.inf
         place = masked.nonzero()[:, 1]  # (N,)
         drafts = Drafts(logits, logits.argmax(dim=-1), place, A, torch.full(place.shape, 0.5, dtype=torch.float64))
+        check_possible(drafts.log_normaliser)
         first = int(order(drafts).sort(descending=True, stable=True).indices[0])  # of equal ones the leftmost; sync
         position = int(place[first])
         total += float(logits[first].double().log_softmax(dim=-1)[truth[position]])

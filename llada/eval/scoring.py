@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llada.sampling.predictors import MaskPredictor, Predictor, guided, logits_at, plain
+from llada.sampling.predictors import MaskPredictor, Predictor, check_vocabulary, guided, logits_at, plain
 from llada.sampling.request import check_length, check_tokens
 from llada.whole import check_whole
 
@@ -125,6 +125,7 @@ def _evaluated(model: MaskPredictor, rows: Sequence[_Row], cfg_scale: float) -> 
     if cfg_scale:
         predict = guided(predict, given, mask, cfg_scale)
     logits = logits_at(predict, torch.where(masked, mask, x0), slice(0, L), masked)  # (N, V)
+    check_vocabulary(logits, mask)
     logits[:, mask] = -torch.inf
     normaliser = logits.logsumexp(dim=-1).double()  # (N,)
     found = logits.gather(-1, x0[masked][:, None])[:, 0].double() - normaliser

@@ -158,11 +158,8 @@ class plain(Predictor):  # noqa: N801  # used like a function
             self.meter.count(rows, end)
         network: MaskPredictor | LeanModel = self.model
         if isinstance(network, LeanModel):
-            logits = network(shown, attention_mask=padding, logits_at=row * end + start + column).logits
-        else:
-            logits = _whole(network(shown, attention_mask=padding).logits, shown)[row, start + column]
-        check_vocabulary(logits, network.config.mask_token_id)
-        return logits
+            return network(shown, attention_mask=padding, logits_at=row * end + start + column).logits
+        return _whole(network(shown, attention_mask=padding).logits, shown)[row, start + column]
 
     def of_rows(self, rows: Tensor) -> Self:
         padding = None if self.attention_mask is None else self.attention_mask[rows]
@@ -216,6 +213,7 @@ class adaptively_guided(Predictor):  # noqa: N801
         drafted = torch.nn.functional.pad(wanted, (start, 0))  # (B, stop)
         needed = drafted | generated
         logits = logits_at(self.predict, canvas, slice(0, stop), needed)
+        check_vocabulary(logits, self.mask_token_id)
         log_p = forbid(logits, [self.mask_token_id]).log_softmax(dim=-1)
         token = so_far[needed].clamp(max=logits.shape[-1] - 1)
         doubt = torch.full(so_far.shape, torch.inf, dtype=log_p.dtype, device=canvas.device)
@@ -275,6 +273,11 @@ class restricted(Predictor):  # noqa: N801
 
 def _guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """What either forbids stays forbidden: -inf less -inf is not a number."""
+    if conditional.shape != unconditional.shape:  # a vocabulary of one would be broadcast
+        raise ValueError(
+            f"the model gives logits of {conditional.shape[-1]} tokens with the prompt and of "
+            f"{unconditional.shape[-1]} without; both must be of one vocabulary"
+        )
     forbidden = (conditional == -torch.inf) | (unconditional == -torch.inf)
     return (unconditional + (scale + 1) * (conditional - unconditional)).masked_fill(forbidden, -torch.inf)
 

@@ -203,3 +203,18 @@ def test_answer_that_is_too_long_to_enumerate_is_explained():
     for found in (exact_log_likelihood, exact_upper_bound):
         with pytest.raises(ValueError, match=r"an answer of 17 tokens has 2\^17 - 1 masks; at most 16 tokens can be"):
             found(BedModel(BED, "bad"), [], [1] * 17)
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "max_probability"])
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_an_error_in_every_order(odd, order):
+    class Broken:
+        config = BedModel(BED, "bad").config
+
+        def __call__(self, input_ids, *, attention_mask=None):
+            logits = torch.zeros(*input_ids.shape, 4)
+            logits[..., 1] = odd
+            return type("Output", (), {"logits": logits})
+
+    with pytest.raises(FloatingPointError, match="the model's logits are not numbers"):
+        ordered_log_likelihood(Broken(), [], STAR, order)

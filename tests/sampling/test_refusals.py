@@ -232,3 +232,11 @@ def test_sampler_is_named_by_a_path(tmp_path):
     assert SamplerConfig.named(tmp_path / "mine.yaml") == SamplerConfig(steps=4)
     with pytest.raises(ConfigError, match="unknown sampler 3; known: "):
         SamplerConfig.named(3)
+
+
+@pytest.mark.parametrize("guidance", ["prompt", "adaptive"])
+def test_guidance_by_logits_of_another_vocabulary_is_refused(guidance):
+    sizes = iter([4, 1])
+    model = Foreign(lambda tokens: torch.zeros(*tokens.shape, next(sizes)))
+    with pytest.raises(ValueError, match="logits of 4 tokens with the prompt and of 1 without; both must be of one"):
+        generate(model, torch.ones(1, 1).long(), None, SamplerConfig(gen_length=4, cfg_scale=1.0, guidance=guidance))
