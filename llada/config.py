@@ -133,10 +133,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner: Any = values.setdefault(parent, {})
         if isinstance(inner, str) and inner.endswith(".yaml"):  # a group of keys in a file of its own
-            inner = values[parent] = read_yaml(inner)
-        values = inner
-        if not isinstance(values, dict):
+            values[parent] = inner = read_yaml(inner)
+        if not isinstance(inner, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a group of keys")
+        values = inner
     try:
         values[last] = _parse(text)
     except ValueError as error:
