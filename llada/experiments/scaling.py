@@ -121,10 +121,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             if "bound" in record
         ]
     best = {kind: {size: _best_rate(points, kind, size) for size in settings.sizes} for kind in KINDS}
-    chosen = {
-        kind: [one for one in points if one["kind"] == kind and one["rate"] == best[kind][one["size"]]]
-        for kind in KINDS
-    }
+    chosen = {kind: _at_best_rates(points, kind, best) for kind in KINDS}
     return {
         "points": points,
         "best_rates": best,
@@ -139,6 +136,13 @@ def _best_rate(points: Sequence[Mapping[str, Any]], kind: str, size: str) -> flo
     return min((one["loss"], one["rate"]) for one in points if (one["kind"], one["size"]) == (kind, size))[1]
 
 
+def _at_best_rates(
+    points: Sequence[Mapping[str, Any]], kind: str, best: Mapping[str, Mapping[str, float]]
+) -> list[Mapping[str, Any]]:
+    """Those of this kind, each size at its best learning rate."""
+    return [one for one in points if one["kind"] == kind and one["rate"] == best[kind][one["size"]]]
+
+
 def _late(points: Sequence[Mapping[str, Any]], fit_from: int) -> list[Mapping[str, Any]]:
     """Those from this step on that no other one beats with the same or less compute."""
     late = [one for one in points if one["step"] >= fit_from]
@@ -148,9 +152,7 @@ def _late(points: Sequence[Mapping[str, Any]], fit_from: int) -> list[Mapping[st
 
 def _fitted(measured: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
     """The points that the fit of this kind is through."""
-    rates = measured["best_rates"][kind]
-    chosen = [one for one in measured["points"] if one["kind"] == kind and one["rate"] == rates[one["size"]]]
-    return _late(chosen, measured["fit_from"])
+    return _late(_at_best_rates(measured["points"], kind, measured["best_rates"]), measured["fit_from"])
 
 
 def _curve(points: Sequence[Mapping[str, Any]], errors: float = 0.0) -> list[Point]:

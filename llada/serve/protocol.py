@@ -5,7 +5,6 @@ The names are those of the OpenAI interface; beside them stand the fields of `Sa
 """
 
 import difflib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -15,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from llada.config import ConfigError
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import encode
-from llada.sampling.config import GROWTH, SamplerConfig
+from llada.sampling.config import SamplerConfig
 from llada.sampling.passes import most_passes
-from llada.sampling.reveals import REVEALS
 from llada.serve.bodies import ANY, LONGEST_LIST, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
 from llada.serve.errors import RequestError
+from llada.serve.lengths import continuing, filling, most_tokens
 from llada.serve.limits import Limits
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -64,7 +63,7 @@ class Reader:
 
     def check(self) -> None:
         """Raise ConfigError where a request that says nothing else would be refused."""
-        length = _length(self.sampler)
+        length = most_tokens(self.sampler)
         if length > self.context:
             raise ConfigError(
                 f"the sampler of the server writes {length} tokens, more than the model's {self.context}; set a "
@@ -160,10 +159,10 @@ class Reader:
         seed: int,
     ) -> Request:
         seed = seed if body.seed is None else body.seed
-        most = most or _length(self.sampler)
+        most = most or most_tokens(self.sampler)
         starts = None if suffix is None else {len(ids) for ids in prompts}
         sampler = self._sampler(body.sampler, fields, most, starts)
-        longest = most if suffix is not None else _length(sampler)
+        longest = most if suffix is not None else most_tokens(sampler)
         for ids in prompts:
             tokens = len(ids) + len(suffix or ())
             if tokens + longest > self.context:
@@ -192,11 +191,11 @@ class Reader:
             raise RequestError(400, f"max_tokens={most} exceeds the {self.limits.tokens} that this server allows")
         try:
             chosen = self.sampler if name is None else SamplerConfig.named(_published(name))
-            sampler = SamplerConfig(**(_continuing if gaps is None else _filling)(chosen, fields, most))
+            sampler = SamplerConfig(**(continuing if gaps is None else filling)(chosen, fields, most))
             sampler = sampler if gaps is None else sampler.between_texts(self.ends)
         except ConfigError as error:
             raise RequestError(400, str(error)) from None
-        length = most if gaps is not None else _length(sampler)
+        length = most if gaps is not None else most_tokens(sampler)
         if length > self.limits.tokens:
             raise RequestError(
                 400,
@@ -240,65 +239,12 @@ def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> list[str] 
     return [cast(list[int], given)]
 
 
-def _continuing(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[str, Any]:
-    """The fields of a sampler that writes so many tokens in whole blocks, each with as many steps as the chosen one.
-
-    What a request says itself stays as it is.
-    """
-    values = chosen.model_dump(exclude_unset=True) | fields
-    if chosen.longest is not None:
-        return values | {"longest": most, "gen_length": min(chosen.gen_length, most)}
-    block = values.get("block_length")
-    block = most if block is None else block
-    if type(block) is not int or block < 1:
-        return values  # which is refused
-    values["gen_length"] = math.ceil(most / block) * block
-    if chosen.steps is not None and "steps" not in fields:
-        shared = chosen.steps // chosen.blocks if chosen.block_length else chosen.steps
-        values["steps"] = _useful(shared, block, chosen, fields) * (values["gen_length"] // block)
-    if values["gen_length"] == block and "variable_length" not in fields:
-        values.pop("variable_length", None)  # it needs several blocks
-    return values
-
-
-def _filling(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[str, Any]:
-    """The fields of a sampler that fills a gap of so many tokens.
-
-    Nothing is said of lengths but what a request says itself.
-    """
-    values = {key: value for key, value in chosen.model_dump(exclude_unset=True).items() if key not in _OF_LENGTHS}
-    if chosen.steps is not None:
-        values["steps"] = _useful(chosen.steps, most, chosen, fields)
-    return values | fields
-
-
-def _useful(steps: int, tokens: int, chosen: SamplerConfig, fields: dict[str, Any]) -> int:
-    """So many steps, but no more than tokens under a rule that reveals one or more in each."""
-    rule = REVEALS.get(str(fields.get("reveal", chosen.reveal)))
-    return min(steps, tokens) if rule is None or rule.counted else steps
-
-
-def _length(sampler: SamplerConfig) -> int:
-    """The most tokens that it writes."""
-    return sampler.longest or sampler.gen_length
-
-
 def _published(name: str) -> str:
     if name.endswith(".yaml"):
         raise RequestError(400, "sampler is the name of a published sampler here, not a file", param="sampler")
     return name
 
 
-_OF_LENGTHS = {
-    "gen_length",
-    "block_length",
-    "longest",
-    "forbid_eos",
-    "stop_at_eos",
-    "eos_last",
-    "variable_length",
-    *GROWTH,
-}
 _ELSEWHERE = {
     "gen_length": "is max_tokens here",
     "longest": "is max_tokens here, with a sampler that finds its own length, such as sampler: daedal",
