@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from llada.experiments.experiment import named, names
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -29,16 +31,28 @@ def collect(folder: Path) -> None:
 
 def section(name: str, record: dict[str, Any]) -> str:
     """One experiment: its question, what came out, its figure, and the command."""
-    experiment = named(name)
+    experiment, minutes = named(name), max(1, round(record["seconds"] / 60))
     return (
         f"## {experiment.question}\n\n"
         f"{experiment.finding(record['measured'])}\n\n"
         f"![{name}](experiments/{name}.png)\n\n"
+        f"{markdown(experiment.table(record['measured']))}\n\n"
         f"```bash\nllada experiment {name}\n```\n\n"
         f"Settings: [`configs/experiment/{name}.yaml`](../configs/experiment/{name}.yaml). All numbers: "
-        f"[`experiments/{name}.json`](experiments/{name}.json), measured in {record['seconds'] / 60:.0f} minutes on "
-        f"{record['device']} with torch {record['torch']}, {record['threads']} at a time.\n"
+        f"[`experiments/{name}.json`](experiments/{name}.json), measured in {_count(minutes, 'minute')} on "
+        f"{record['device']} with torch {record['torch']} and {_count(record['threads'], 'thread')}.\n"
     )
+
+
+def markdown(table: Table) -> str:
+    """The same table as Markdown has it."""
+    rows = [[str(column.header) for column in table.columns], ["---"] * len(table.columns)]
+    rows += zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def page() -> str:
@@ -48,7 +62,8 @@ def page() -> str:
         "# Experiments\n\n"
         "Each is one command, one file of settings, one result. `python scripts/experiments.py` writes this page from\n"
         "the results. In brackets are intervals of 95 % over the questions, of one trained model of each kind; ±\n"
-        "is two standard errors.\n\n"
+        "is two standard errors. Minutes are those of the machine that measured, and include training where the model\n"
+        "was not there yet.\n\n"
     )
     return head + "\n".join(section(name, record) for name, record in records.items())
 

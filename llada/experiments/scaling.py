@@ -48,8 +48,10 @@ class Settings(Schema):
     def _valid(self) -> Self:
         if self.data is not None and (self.vocab_size, self.max_bytes) != (None, None):
             raise ValueError("vocab_size and max_bytes have no effect on data that is prepared; leave them out")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise ValueError(f"learning_rates={self.learning_rates} are in part the same; name each once")
         for values in (self.training, self.masked, self.autoregressive):
-            if "learning_rate" in values.get("optim", {}):
+            if "learning_rate" in (values.get("optim") or {}):
                 raise ValueError("learning_rates says what is tried; leave learning_rate out of optim")
         for name in self.sizes:
             for kind in KINDS:
@@ -64,7 +66,7 @@ class Settings(Schema):
         """The run of a model of this kind and size at this learning rate."""
         own = self.autoregressive | {"objective": "autoregressive"} if kind == "autoregressive" else self.masked
         values: dict[str, Any] = {**self.training, **own, "model": self.model | self.sizes[size]}
-        values["optim"] = self.training.get("optim", {}) | own.get("optim", {}) | {"learning_rate": rate}
+        values["optim"] = (self.training.get("optim") or {}) | (own.get("optim") or {}) | {"learning_rate": rate}
         return PretrainConfig(**values, data=str(data), output=str(folder / f"{kind}-{size}-{rate:g}"))
 
 
@@ -100,16 +102,18 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def compute_for(points: Sequence[Point], loss: float) -> float | None:
-    """Between the points (compute, loss) of the frontier, on lines of their logarithms; None where none are around."""
-    x, y = np.log(np.array(frontier(points))).T
-    if not y[-1] <= math.log(loss) <= y[0]:
-        return None
-    return math.exp(np.interp(math.log(loss), y[::-1], x[::-1]))
+def compute_for(runs: Sequence[Sequence[Point]], loss: float) -> float | None:
+    """The least with which one of the runs has this loss, on lines of logarithms between its points; None: none has."""
+    found = []
+    for points in runs:
+        compute, losses = np.array(frontier(points)).T
+        if losses[-1] <= loss <= losses[0]:
+            found.append(float(np.exp(np.interp(np.log(loss), np.log(losses[::-1]), np.log(compute[::-1])))))
+    return min(found, default=None)
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Compute, steps and loss of every model as it trains; which learning rates are best; fits; compute for a loss."""
+    """Compute, steps and loss of every model as it trains; which learning rates are best; and fits."""
     data = _data(settings, folder)
     points = []
     for size, kind, rate in product(settings.sizes, KINDS, settings.learning_rates):
@@ -121,14 +125,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
             if "bound" in record
         ]
     best = {kind: {size: _best_rate(points, kind, size) for size in settings.sizes} for kind in KINDS}
-    chosen = {kind: _at_best_rates(points, kind, best) for kind in KINDS}
-    return {
-        "points": points,
-        "best_rates": best,
-        "fit_from": settings.fit_from,
-        "fits": {kind: power_law(_curve(_late(chosen[kind], settings.fit_from)))._asdict() for kind in KINDS},
-        "reached": [_reached(chosen, size) for size in settings.sizes],
-    }
+    measured = {"points": points, "best_rates": best, "fit_from": settings.fit_from}
+    return measured | {"fits": {kind: power_law(_curve(_fitted(measured, kind)))._asdict() for kind in KINDS}}
 
 
 def _best_rate(points: Sequence[Mapping[str, Any]], kind: str, size: str) -> float:
@@ -136,23 +134,16 @@ def _best_rate(points: Sequence[Mapping[str, Any]], kind: str, size: str) -> flo
     return min((one["loss"], one["rate"]) for one in points if (one["kind"], one["size"]) == (kind, size))[1]
 
 
-def _at_best_rates(
-    points: Sequence[Mapping[str, Any]], kind: str, best: Mapping[str, Mapping[str, float]]
-) -> list[Mapping[str, Any]]:
-    """Those of this kind, each size at its best learning rate."""
-    return [one for one in points if one["kind"] == kind and one["rate"] == best[kind][one["size"]]]
-
-
-def _late(points: Sequence[Mapping[str, Any]], fit_from: int) -> list[Mapping[str, Any]]:
-    """Those from this step on that no other one beats with the same or less compute."""
-    late = [one for one in points if one["step"] >= fit_from]
-    best = set(frontier(_curve(late)))
-    return sorted((one for one in late if (one["flops"], one["loss"]) in best), key=lambda one: one["flops"])
-
-
 def _fitted(measured: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
-    """The points that the fit of this kind is through."""
-    return _late(_at_best_rates(measured["points"], kind, measured["best_rates"]), measured["fit_from"])
+    """Of the points at the best rates, after the first steps, those that no other one beats with no more compute."""
+    best = measured["best_rates"][kind]
+    late = [
+        one
+        for one in measured["points"]
+        if one["kind"] == kind and one["rate"] == best[one["size"]] and one["step"] >= measured["fit_from"]
+    ]
+    unbeaten = set(frontier(_curve(late)))
+    return sorted((one for one in late if (one["flops"], one["loss"]) in unbeaten), key=lambda one: one["flops"])
 
 
 def _curve(points: Sequence[Mapping[str, Any]], errors: float = 0.0) -> list[Point]:
@@ -160,19 +151,22 @@ def _curve(points: Sequence[Mapping[str, Any]], errors: float = 0.0) -> list[Poi
     return [(one["flops"], one["loss"] + errors * one["stderr"]) for one in points]
 
 
-def _reached(chosen: Mapping[str, Sequence[Mapping[str, Any]]], size: str) -> dict[str, Any]:
-    """The loss that the masked model of this size is shown to reach, and the compute of both kinds for it.
+def reached(points: Sequence[Mapping[str, Any]], size: str) -> dict[str, Any]:
+    """The loss that a masked model of this size is shown to reach, and the least compute of both kinds for it.
 
     That is its lowest bound and two standard errors; for the compute of masked models bounds are taken two standard
-    errors lower and higher.
+    errors lower and higher. Every size and every learning rate counts, each run by itself.
     """
-    loss = min(loss for one in chosen["masked"] if one["size"] == size for _, loss in _curve([one], 2))
-    masked, causal = chosen["masked"], chosen["autoregressive"]
+    runs: dict[str, dict[tuple[str, float], list[Mapping[str, Any]]]] = {kind: {} for kind in KINDS}
+    for one in points:
+        runs[one["kind"]].setdefault((one["size"], one["rate"]), []).append(one)
+    masked, causal = (list(runs[kind].values()) for kind in KINDS)
+    loss = min(loss for run in masked if run[0]["size"] == size for _, loss in _curve(run, 2))
     return {
         "size": size,
         "loss": loss,
-        "masked": [compute_for(_curve(masked, errors), loss) for errors in (-2, 2)],
-        "autoregressive": compute_for(_curve(causal), loss),
+        "masked": [compute_for([_curve(run, errors) for run in masked], loss) for errors in (-2, 2)],
+        "autoregressive": compute_for([_curve(run) for run in causal], loss),
     }
 
 
@@ -206,9 +200,10 @@ def finding(measured: Mapping[str, Any]) -> str:
         f"({', '.join(dict.fromkeys(one['size'] for one in _fitted(measured, kind)))})"
         for kind, fit in measured["fits"].items()
     ]
+    found = [reached(measured["points"], size) for size in dict.fromkeys(one["size"] for one in measured["points"])]
     told = [
         f"{one['loss']:.2f} nats {_times(one['masked'], one['autoregressive'])}"
-        for one in measured["reached"]
+        for one in found
         if one["autoregressive"] and any(one["masked"])
     ]
     rates = [
@@ -220,8 +215,9 @@ def finding(measured: Mapping[str, Any]) -> str:
         f"minus {', '.join(fits)}, as if its points were independent; of a bound and of a likelihood. "
         f"Of each kind and size the best learning rate of those tried counts: {'; '.join(rates)}. For the losses that "
         "masked models are shown to reach they take, as multiples of the autoregressive models' compute: "
-        f"{', '.join(told) or 'none that both kinds have'}. Small autoregressive models have such losses in their "
-        "first steps, so that the multiple is one of this loss; at 1e18 to 1e20 FLOPs arXiv:2410.18514 found 16."
+        f"{', '.join(told) or 'none that both kinds have'} (of all sizes and rates the run that needs least). Small "
+        "autoregressive models have such losses in their first steps, so that the multiple is one of these losses; at "
+        "1e18 to 1e20 FLOPs arXiv:2410.18514 found 16."
     )
 
 
@@ -260,11 +256,13 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         x = np.geomspace(min(compute), max(compute), 20)
         label = f"{kind}, fit: exponent {fit.exponent:.3f} ± {2 * fit.stderr:.3f}"
         left.plot(x, [fit.loss(c) for c in x], color="0.2", linestyle=style, linewidth=1.4, label=label, zorder=3)
-    left.set(xscale="log", yscale="log", xlabel="FLOPs (6 N D)", ylabel="held-out loss, nats per token")
+    left.set(
+        xscale="log", yscale="log", xlabel="FLOPs (6 N D)", ylabel="held-out bound (masked) or loss, nats per token"
+    )
     left.yaxis.set_major_locator(MaxNLocator(7))
     left.yaxis.set_minor_locator(NullLocator())
     left.yaxis.set_major_formatter("{x:g}")
-    left.set_title("measured here; pale: other learning rates", fontsize=10)
+    left.set_title("measured here (bars: 95 %); pale: other learning rates", fontsize=9)
     _published(middle, 1, "MMLU, %")
     _published(right, 2, "GSM8K, %")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
@@ -280,7 +278,7 @@ def _published(axis: Axes, column: int, label: str) -> None:
         axis.plot(*zip(*shown, strict=True), "o^"[number % 2], color=COLOURS[number // 2], markersize=4, label=name,
                   markerfacecolor=filled)  # fmt: skip
     axis.set(xscale="log", xlabel="FLOPs (6 N D)", ylabel=label)
-    axis.set_title("arXiv:2502.09992, tables 18 and 19", fontsize=10)
+    axis.set_title("published: arXiv:2502.09992, tables 18 and 19", fontsize=9)
 
 
 EXPERIMENT = Experiment(

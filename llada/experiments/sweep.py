@@ -1,6 +1,6 @@
 """Samplers while one thing is varied: what the experiments of steps, length and guidance have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
@@ -70,7 +70,9 @@ def measure(model: Student, task: Task, settings: SweepSettings) -> dict[str, An
 
 def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
     """A row for each point."""
-    shown = Table("", "" if varied.by_passes else varied.label, "right (95 %)", "forward passes", "tokens of an answer")
+    shown = Table(
+        "", "set" if varied.by_passes else varied.label, "right (95 %)", "forward passes", "tokens of an answer"
+    )
     for name, line in measured["lines"].items():
         for one in line:
             shown.add_row(name, f"{one['at']:g}", percent_of(one), f"{one['passes']:.1f}", tokens_of(one))
@@ -78,15 +80,22 @@ def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
 
 
 def finding(varied: Varied, measured: Mapping[str, Any]) -> str:
-    """Right answers at every point of every line."""
+    """Where each line has the fewest right answers and where the most, and how long its answers are."""
+    told = [f"{name}, {_ends(varied, line)}" for name, line in measured["lines"].items()]
+    return f"Fewest and most right answers of each line: {'; '.join(told)}."
+
+
+def _ends(varied: Varied, line: Sequence[Mapping[str, Any]]) -> str:
+    fewest, most = (end(line, key=lambda one: one["right"]) for end in (min, max))
+    shortest, longest = (end(one["tokens"] for one in line) for end in (min, max))
+    answers = f"(answers of {shortest:.1f} to {longest:.1f} tokens)"
+    if fewest["right"] == most["right"]:
+        return f"{percent_of(fewest)} everywhere {answers}"
     unit = " passes" if varied.by_passes else ""
-    told = []
-    for name, line in measured["lines"].items():
-        points = [(one["passes"] if varied.by_passes else one["at"], one) for one in line]
-        shown = ", ".join(f"{one['right'] / one['rows']:.1%} at {x:.3g}{unit}" for x, one in points)
-        told.append(f"{name}: {shown}")
-    widest = max((high - low) / 2 for line in measured["lines"].values() for low, high in (o["interval"] for o in line))
-    return f"Right answers (95 % intervals of up to ± {widest:.1%}): {'; '.join(told)}."
+    low, high = (
+        f"{percent_of(one)} at {one['passes'] if varied.by_passes else one['at']:.3g}{unit}" for one in (fewest, most)
+    )
+    return f"{low} and {high} {answers}"
 
 
 def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
