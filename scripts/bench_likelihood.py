@@ -4,7 +4,8 @@
 
 Each estimator scores the same answers many times with other seeds. Its error is the root mean square distance from the
 bound itself, which holds what it is biased by; the bound is enumerated, or for long answers estimated with many times
-the evaluations. The stated error is the standard error that comes with an estimate, as a root mean square, too.
+the evaluations. The bias is a mean over the answers, with two standard errors. The stated error is the standard error
+that comes with an estimate, as a root mean square, too.
 Evaluations for an equal error: error² x evaluations, as a ratio to ours.
 """
 
@@ -100,11 +101,11 @@ def main() -> None:
             bias = values.mean(dim=1) - truth
             spread = values.std(dim=1) / math.sqrt(options.repeats)
             ours = error if ours is None else ours
-            worst = int((bias / spread).abs().argmax())
+            deviation = 2 * float(spread.square().sum().sqrt()) / len(requests)
             table.add_row(
                 name,
                 f"{error:.3f}",
-                f"{float(bias[worst]):+.3f} ± {float(spread[worst]):.3f}",
+                f"{float(bias.mean()):+.3f} ± {deviation:.3f}",
                 f"{float(stated.square().mean().sqrt()):.3f}",
                 f"{(error / ours) ** 2:.2f}",
             )

@@ -3,7 +3,7 @@
     python scripts/experiments.py [FOLDER]
 
 takes the results that `llada experiment` has left in runs/experiments (or FOLDER), each in a folder of its name, and
-writes the page anew from these and those that were there before.
+writes the page and draws the figures anew from these and those that were there before.
 """
 
 import json
@@ -15,18 +15,25 @@ from typing import Any
 from rich.table import Table
 
 from llada.experiments.experiment import named, names
+from llada.experiments.figures import save
 
 PAGE = Path(__file__).with_suffix(".md")
 KEPT = Path(__file__).with_suffix("")
 
 
 def collect(folder: Path) -> None:
-    """Copy what is new."""
+    """Copy what is new, and draw all again."""
     KEPT.mkdir(exist_ok=True)
     for name in names():
         if (folder / name / "result.json").exists():
             shutil.copyfile(folder / name / "result.json", KEPT / f"{name}.json")
-            shutil.copyfile(folder / name / "figure.png", KEPT / f"{name}.png")
+    for name, record in records().items():
+        save(named(name).draw(record["measured"]), KEPT / f"{name}.png")
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """The results that are kept, by experiment."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))}
 
 
 def section(name: str, record: dict[str, Any]) -> str:
@@ -57,7 +64,6 @@ def _count(number: int, unit: str) -> str:
 
 def page() -> str:
     """All experiments that have a result."""
-    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))}
     head = (
         "# Experiments\n\n"
         "Each is one command, one file of settings, one result. `python scripts/experiments.py` writes this page from\n"
@@ -65,7 +71,7 @@ def page() -> str:
         "is two standard errors. Minutes are those of the machine that measured, and include training where the model\n"
         "was not there yet.\n\n"
     )
-    return head + "\n".join(section(name, record) for name, record in records.items())
+    return head + "\n".join(section(name, record) for name, record in records().items())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """The folders of the quickstart, made with two training steps each."""
+    """What `scripts/quickstart.sh` makes, with two training steps each."""
     import os
 
     from console import llada
@@ -37,14 +37,15 @@ def quickstart(tmp_path_factory):
         llada(monkeypatch, "prepare", "python-documentation", f"{run}/data", "--vocab-size", 262, "--max-bytes", 300000)
         llada(monkeypatch, "prepare", "instructions", f"{run}/instructions", "--count", 5)
         llada(monkeypatch, "pretrain", "configs/pretrain/quickstart.yaml", *SMALL, "model.max_sequence_length=256")
-        llada(monkeypatch, "pretrain", "configs/pretrain/quickstart_autoregressive.yaml", *SMALL)
         llada(monkeypatch, "sft", "configs/sft/quickstart.yaml", *SMALL_SFT)
-        llada(monkeypatch, "sft", "configs/sft/lora.yaml", *SMALL_SFT)
     yield folder
     os.chdir(before)
 
 
-def test_python_snippets_run_in_order(quickstart, capsys):
+def test_python_snippets_run_in_order(quickstart, capsys, monkeypatch):
+    from console import llada
+
+    llada(monkeypatch, "sft", "configs/sft/lora.yaml", "overwrite=true", *SMALL_SFT)  # a command beside its snippet
     snippets = [snippet for snippet in blocks("python") if "base_url" not in snippet]
     assert len(snippets) >= 10
     namespace: dict[str, object] = {"__name__": "readme"}
@@ -65,7 +66,8 @@ def test_commands_run_in_order(quickstart, monkeypatch):
 
     lines = [line.partition(" #")[0] for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("llada ")]
-    extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "sft": SMALL_SFT, "generate": []}
+    extra = {"prepare": [], "pretrain": [*SMALL, "model.max_sequence_length=256"], "generate": []}
+    extra["sft"] = [*SMALL_SFT, "overwrite=true"]  # the snippets may have run before
     extra["plan"] = extra["pretrain"]
     extra |= {name: [] for name in ("infill", "chat", "trace", "export", "doctor", "serve", "ui")}
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets=None: None)  # tests/serve and tests/web ask one
@@ -73,7 +75,7 @@ def test_commands_run_in_order(quickstart, monkeypatch):
     extra["tune"] = ["--steps", "16,8", "--thresholds", "0.9", "--caches", "none", "--tolerance", "0.15"]
     extra["evaluate"] = ["--set", "sampler.gen_length=8", "--set", "sampler.steps=2", "--device", "cpu"]
     extra["compare"] = ["--rows", "8", "--length", "32", "--samples", "2", "--precision", "1"]
-    assert len(commands) == 41
+    assert len(commands) == 42
     Path("tasks").mkdir()
     (task,) = [block for block in blocks("yaml") if block.startswith("task: mine")]
     Path("tasks", "mine.yaml").write_text(task)

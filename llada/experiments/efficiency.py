@@ -165,12 +165,15 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         ]
         how = {"color": colours[number], "marker": marker, "markersize": 5, "linewidth": 1.2, "capsize": 2}
         axis.errorbar(rates, shares, reach, across, label=name, **how)
-        for one, x, y in zip(points, rates, shares, strict=True):
+        place, up = _LABELS[number % len(_LABELS)]
+        for one, x, share, below, above in zip(points, rates, shares, *reach, strict=True):
             axis.annotate(
                 one["varied"],
-                (x, y),
-                (5, -11 - 9 * (number - 1)),
+                (x, share + above if up else share - below),
+                (0, 3 if up else -3),
                 textcoords="offset points",
+                ha=place,
+                va="bottom" if up else "top",
                 fontsize=8,
                 color=colours[number],
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
@@ -179,10 +182,12 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(f"answers per second, {measured['batch_size']} at a time; median, lowest and highest")
     axis.set(ylabel="right answers, %")
-    axis.set_title("numbers: steps, or the threshold", fontsize=9)
+    axis.set_title("numbers: steps, or the threshold; bars: 95 % of the shares, extremes of the rates", fontsize=9)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
+
+_LABELS = (("center", False), ("right", False), ("center", True), ("left", False))  # of a line's points: where, above
 
 EXPERIMENT = Experiment(
     question="Is it as good as an autoregressive model at the same speed?",

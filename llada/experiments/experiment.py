@@ -63,7 +63,9 @@ def perform(name: str, settings: Schema, folder: Path) -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         }
         publish_file(path, json.dumps(record, indent=1, allow_nan=False).encode() + b"\n")
-    save(experiment.draw(record["measured"]), folder / "figure")
+    figure = experiment.draw(record["measured"])
+    for ending in ("png", "svg"):
+        save(figure, folder / f"figure.{ending}")
     return record
 
 

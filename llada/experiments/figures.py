@@ -1,6 +1,7 @@
-"""How the figures of the experiments look: one style, and both a picture and a drawing of each."""
+"""How the figures of the experiments look: one style for all."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llada.eval.intervals import Z, wilson
 from llada.experiments.shares import error_bars
 
 COLOURS = (
@@ -42,18 +44,24 @@ def accuracy(
     """A line of shares of right answers, in percent, with their intervals of 95 %; as `asking.summary` has them."""
     bars = error_bars((one["right"], one["rows"]) for one in scores)
     axis.errorbar(x, *bars, marker=marker, color=colour, label=label, **_LINE)
-    axis.set(ylabel="right answers, %", ylim=(-2, 104))
+    axis.set(ylabel="right answers, %")
+
+
+def shares_from(measured: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """The limits of an axis that shows these shares of right answers with their intervals, in per cent."""
+    lowest = min(wilson(one["right"], one["rows"]).low for one in measured)
+    return max(-2.0, 10 * math.floor(10 * lowest - 0.2)), 101.0
 
 
 def lengths(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], colour: str, marker: str) -> None:
     """A line of mean lengths of the answers, with their intervals of 95 %."""
-    tokens, reach = [one["tokens"] for one in scores], [1.96 * one["tokens_stderr"] for one in scores]
+    tokens, reach = [one["tokens"] for one in scores], [Z * one["tokens_stderr"] for one in scores]
     axis.errorbar(x, tokens, reach, marker=marker, color=colour, **_LINE)
     axis.set(ylabel="mean tokens of an answer, with its end")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `path`.png and `path`.svg, without a date, so that equal figures are equal files."""
+    """Write a picture or a drawing, as the ending .png or .svg says; without a date, so that equal ones are equal."""
+    metadata: Any = {"Date": None} if path.suffix == ".svg" else None
     with rc_context(_STYLE):
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=130)
+        figure.savefig(path, dpi=130, metadata=metadata)

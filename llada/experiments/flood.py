@@ -53,7 +53,8 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     low, high = measured["prompts"]
     for axis in figure.axes:
         axis.axvspan(measured["longest_row"] - high, measured["longest_row"] - low, color="0.88", zorder=0)
-    figure.axes[0].set_title("shaded: where the longest row that was learnt ends", fontsize=9)
+    learnt = f"shaded: prompt and canvas have the {measured['longest_row']} tokens of the longest row that was learnt"
+    figure.axes[0].set_title(f"bars: 95 %; {learnt}", fontsize=8)
     return figure
 
 

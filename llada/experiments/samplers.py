@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 from rich.table import Table
 
+from llada.eval.intervals import Z
 from llada.experiments.asking import AskingSamplers, scores
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, MARKERS, panels
+from llada.experiments.figures import COLOURS, MARKERS, panels, shares_from
 from llada.experiments.shares import error_bars, percent_of, tokens_of
 
 
@@ -81,9 +82,11 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         places = [place + 0.3 * ((number + 0.5) / len(measured["steps"]) - 0.5) for place in range(len(names))]
         shares, reach = error_bars((one["right"], one["rows"]) for one in found.values())
         left.errorbar(shares, places, xerr=reach, label=f"{steps} steps", **how)
-        tokens, errors = zip(*((one["tokens"], 1.96 * one["tokens_stderr"]) for one in found.values()), strict=True)
+        tokens, errors = zip(*((one["tokens"], Z * one["tokens_stderr"]) for one in found.values()), strict=True)
         right.errorbar(tokens, places, xerr=errors, **how)
-    left.set(yticks=range(len(names)), yticklabels=names, xlabel="right answers, %", xlim=(-2, 104))
+    left.set(yticks=range(len(names)), yticklabels=names, xlabel="right answers, %")
+    left.set_xlim(shares_from(one for found in measured["steps"].values() for one in found.values()))
+    left.set_title("bars: 95 %", fontsize=9)
     right.axvline(
         measured["expected_tokens"], color="0.4", linestyle="--", linewidth=1, label="plain working", zorder=0
     )

@@ -21,6 +21,7 @@ from rich.table import Table
 from llada.config import ConfigError, Schema
 from llada.data.corpus import documentation_corpus
 from llada.data.prepare import Making, prepare_corpus
+from llada.eval.intervals import Z
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.published import LLADA_SCALING
@@ -242,7 +243,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         left.errorbar(
             compute,
             loss,
-            [1.96 * one["stderr"] for one in line],
+            [Z * one["stderr"] for one in line],
             marker=marker,
             markersize=3,
             linewidth=0.8,
@@ -256,9 +257,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
         x = np.geomspace(min(compute), max(compute), 20)
         label = f"{kind}, fit: exponent {fit.exponent:.3f} ± {2 * fit.stderr:.3f}"
         left.plot(x, [fit.loss(c) for c in x], color="0.2", linestyle=style, linewidth=1.4, label=label, zorder=3)
-    left.set(
-        xscale="log", yscale="log", xlabel="FLOPs (6 N D)", ylabel="held-out bound (masked) or loss, nats per token"
-    )
+    left.set(xscale="log", yscale="log", xlabel="FLOPs (6 N D)", ylabel="bound (masked) or loss, nats per token")
     left.yaxis.set_major_locator(MaxNLocator(7))
     left.yaxis.set_minor_locator(NullLocator())
     left.yaxis.set_major_formatter("{x:g}")

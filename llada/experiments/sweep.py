@@ -12,7 +12,7 @@ from rich.table import Table
 from llada.eval.task import Task
 from llada.experiments.asking import Asking, scores
 from llada.experiments.experiment import Experiment
-from llada.experiments.figures import COLOURS, MARKERS, accuracy, lengths, panels
+from llada.experiments.figures import COLOURS, MARKERS, accuracy, lengths, panels, shares_from
 from llada.experiments.shares import percent_of, tokens_of
 from llada.experiments.student import Student
 from llada.sampling.config import SamplerConfig
@@ -113,6 +113,8 @@ def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
             axis.xaxis.set_major_formatter("{x:g}")
         else:
             axis.set_xticks(sorted({one["at"] for line in measured["lines"].values() for one in line}))
+    left.set_ylim(shares_from(one for line in measured["lines"].values() for one in line))
+    left.set_title("bars: 95 %", fontsize=9)
     right.set_ylim(0, 1.08 * right.get_ylim()[1])
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)

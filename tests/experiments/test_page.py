@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llada.experiments.experiment import named
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments.py"
 
 
@@ -13,6 +15,7 @@ def test_page_is_that_of_the_results():
     script = runpy.run_path(str(SCRIPT))
     text = script["PAGE"].read_text(encoding="utf-8")
     assert text == script["page"]()
-    for picture in script["KEPT"].glob("*.json"):
-        assert f"experiments/{picture.stem}.png" in text
-        assert picture.with_suffix(".png").exists()
+    for name, record in script["records"]().items():
+        assert f"experiments/{name}.png" in text
+        assert (script["KEPT"] / f"{name}.png").exists()
+        assert named(name).draw(record["measured"]).axes  # with the code of today
