@@ -31,3 +31,16 @@ def screenshot(page: str, folder: Path, output: Path, *, dark: bool = False) -> 
     path.write_text(page, encoding="utf-8")
     theme = ["--force-dark-mode"] if dark else []
     _run(path, f"--screenshot={output}", "--window-size=1100,520", *theme)
+
+
+def evaluated(path: Path, function: str, argument: object) -> object:
+    """What an asynchronous function says in the document that this file is."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
+        page = launched.new_page()
+        page.goto(path.as_uri())
+        found = page.evaluate(function, argument)
+        launched.close()
+    return found

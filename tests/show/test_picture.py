@@ -1,6 +1,9 @@
 """Pictures of a trace: boxes in the colours of their steps, and an animation."""
 
+from base64 import b64encode
+
 import pytest
+from browser import evaluated, needs_browser
 from canvases import TOKENIZER, trace
 from matplotlib import colormaps
 from matplotlib.animation import PillowWriter
@@ -56,6 +59,31 @@ def test_animation_ends_with_the_last_canvas(suffix, tmp_path):
         first = picture.convert("RGB").tobytes()
         picture.seek(picture.n_frames - 1)
         assert picture.convert("RGB").tobytes() != first
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", ["png", "gif", "webp"])
+def test_browser_draws_every_frame(kind, tmp_path):
+    path = tmp_path / f"run.{kind}"
+    if kind == "png":
+        order_figure(TOKENIZER, FRAMES[-1]).savefig(path)
+    else:
+        list(animate(TOKENIZER, FRAMES, path, frames_per_second=4))
+    with Image.open(path) as picture:
+        size, frames = picture.size, getattr(picture, "n_frames", 1)  # which Pillow gives only to animations
+    found = evaluated(path, _DECODED, [b64encode(path.read_bytes()).decode(), f"image/{kind}"])
+    assert found == [*size, frames, *size]
+
+
+_DECODED = """async ([bytes, type]) => {
+    const data = Uint8Array.from(atob(bytes), sign => sign.charCodeAt(0));
+    const decoder = new ImageDecoder({data, type});
+    await decoder.tracks.ready;
+    const frames = decoder.tracks.selectedTrack.frameCount;
+    const {image} = await decoder.decode({frameIndex: frames - 1});
+    const shown = document.images[0];
+    return [shown.naturalWidth, shown.naturalHeight, frames, image.displayWidth, image.displayHeight];
+}"""
 
 
 def test_canvas_without_tokens_is_a_picture_without_boxes(tmp_path):
