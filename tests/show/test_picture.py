@@ -1,7 +1,7 @@
 """Pictures of a trace: boxes in the colours of their steps, and an animation."""
 
 import pytest
-from canvases import TOKENIZER, trace
+from canvases import TOKENIZER, looks, trace
 from matplotlib import colormaps
 from matplotlib.animation import PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +29,12 @@ def test_masks_are_dark_and_without_text():
     axis = order_figure(TOKENIZER, FRAMES[0]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["a", "b", "", "", ""]
     assert axis.patches[2].get_facecolor() == to_rgba("#444444")
+
+
+def test_what_is_hidden_is_asked_once_for_the_texts_and_once_for_the_colours(monkeypatch):
+    asked = looks(monkeypatch)
+    order_figure(TOKENIZER, FRAMES[1])
+    assert asked == FRAMES[1:2] * 2
 
 
 def test_breaks_and_ends_are_shown_as_signs():
