@@ -104,12 +104,11 @@ class Session:
     def _check_room(self, messages: list[dict[str, str]]) -> None:
         """Raise ValueError where the conversation and an answer exceed what the model holds."""
         length = len(encode_prompt(self.tokenizer, messages))
-        longest = self.sampler.longest or self.sampler.gen_length
-        most = self.model.config.max_position_embeddings
+        longest, most = self.sampler.most_tokens, self.model.config.max_position_embeddings
         if length + longest > most:
             raise ValueError(
                 f"the conversation has {length} tokens, which with {longest} for the answer are more than the model's "
-                f"{most}; /clear it, say less, or /set gen_length to less"
+                f"{most}; /clear it, say less, or /set {self.sampler.length_field} to less"
             )
 
     def _set(self, rest: str) -> Reply:
@@ -122,13 +121,16 @@ class Session:
     def _named(self, rest: str) -> Reply:
         if not rest:
             raise ValueError("give the name of a sampler, such as /sampler semi_autoregressive")
-        return self._take_sampler(SamplerConfig.named(rest, gen_length=self.sampler.gen_length))
+        return self._take_sampler(SamplerConfig(**SamplerConfig.values_of(rest, gen_length=self.sampler.gen_length)))
 
     def _take_sampler(self, sampler: SamplerConfig) -> Reply:
         sampler.check_lengths()
         most = self.model.config.max_position_embeddings
-        if (sampler.longest or sampler.gen_length) >= most:
-            raise ConfigError(f"gen_length={sampler.gen_length} leaves no room for a question in the model's {most}")
+        if sampler.most_tokens >= most:
+            raise ConfigError(
+                f"{sampler.length_field}={sampler.most_tokens} leaves no room for a question in the model's {most} "
+                "positions; set it to less, with /set or in a .yaml file for /sampler"
+            )
         self.sampler = sampler
         return Reply(f"sampler: {_described(sampler)}")
 

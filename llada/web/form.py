@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llada.config import ConfigError, apply_overrides, config_folder, read_yaml
+from llada.config import ConfigError, apply_overrides, config_folder
 from llada.sampling.config import SamplerConfig
 from llada.sampling.orders import ORDERS
 
@@ -38,11 +38,9 @@ def published() -> list[str]:
 
 def preset(name: str, before: Form) -> Form:
     """The form of a published sampler, or of a YAML file; the length of answers stays unless the sampler has one."""
-    values = read_yaml(SamplerConfig.file_of(name))
     length = before.fields[tuple(FIELDS).index("gen_length")].strip()
-    if length and "gen_length" not in values:
-        values = apply_overrides(values, [f"gen_length={length}"])
-    return form_of(values)
+    kept = apply_overrides({}, [f"gen_length={length}"]) if length else {}
+    return form_of(SamplerConfig.values_of(name, **kept))
 
 
 def form_of(values: Mapping[str, Any]) -> Form:

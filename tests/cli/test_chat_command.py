@@ -92,6 +92,21 @@ def test_set_changes_the_sampler_that_answers(session):
     assert "block_length=32" in say(session, "/set gen_length 32", "/sampler semi_autoregressive")[-1]
 
 
+def test_length_stays_unless_the_sampler_has_one(session, tmp_path):
+    (tmp_path / "own.yaml").write_text("gen_length: 64\nsteps: 16\n")
+    assert "gen_length=8" in say(session, "/sampler margin")[0]
+    assert say(session, f"/sampler {tmp_path / 'own.yaml'}") == ["sampler: steps=16, gen_length=64"]
+    assert "gen_length=64" in say(session, "/sampler margin")[0]
+
+
+def test_field_that_bounds_the_length_is_named(session):
+    with pytest.raises(ValueError, match="longest=2048 leaves no room .* model's 128 .*in a .yaml file for /sampler"):
+        session.take("/sampler daedal")
+    session.sampler = SamplerConfig.named("daedal", longest=64)
+    with pytest.raises(ValueError, match="which with 64 for the answer .* or /set longest to less"):
+        session.take("x " * 200)
+
+
 def test_conversation_is_saved_and_loaded(session, loaded, tmp_path):
     say(session, "/system Be brief.", "Add 3 and 4.", f"/save {tmp_path / 'talk.jsonl'}")
     assert json.loads((tmp_path / "talk.jsonl").read_text())["messages"] == session.messages
@@ -122,7 +137,7 @@ def test_show_tells_the_sampler_and_the_length(session):
         ("/set steps many", "valid integer"),
         ("/set steps 5", None),
         ("/set block_length 3", "cannot be cut into blocks"),
-        ("/set gen_length 200", "leaves no room for a question"),
+        ("/set gen_length 200", "gen_length=200 leaves no room for a question in the model's 128 positions; set it to"),
         ("/sampler", "give the name of a sampler"),
         ("/sampler best", "unknown sampler 'best'"),
         ("/again", "there is no answer yet"),
