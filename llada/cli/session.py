@@ -134,7 +134,7 @@ class Session:
         self.sampler = sampler
         return Reply(f"sampler: {_described(sampler)}")
 
-    def _show(self, rest: str) -> Reply:
+    def _show(self) -> Reply:
         asked = self.messages if self.messages and self.messages[-1]["role"] == "user" else None
         tokens = len(encode_prompt(self.tokenizer, asked or [*self.messages, {"role": "user", "content": "?"}]))
         most = self.model.config.max_position_embeddings
@@ -150,7 +150,7 @@ class Session:
         self.messages = told
         return Reply(f"the model is told: {rest}" if rest else "nothing is told before the conversation")
 
-    def _again(self, rest: str) -> Reply:
+    def _again(self) -> Reply:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             raise ValueError("there is no answer yet that could be given anew; ask something")
         encode_prompt(self.tokenizer, self.messages[:-1])  # of a loaded conversation, what it answers may be missing
@@ -179,7 +179,7 @@ class Session:
         self.messages = loaded
         return Reply("\n".join(f"{message['role']}: {message['content']}" for message in loaded))
 
-    def _clear(self, rest: str) -> Reply:
+    def _clear(self) -> Reply:
         self.messages = [message for message in self.messages if message["role"] == "system"]
         return Reply("forgotten" + (", but for what is told before it (/system)" if self.messages else ""))
 
@@ -188,15 +188,26 @@ def _described(sampler: SamplerConfig) -> str:
     return ", ".join(f"{name}={value}" for name, value in sampler.model_dump(exclude_unset=True).items()) or "default"
 
 
+def _alone(command: Callable[[Session], Reply]) -> Callable[[Session, str], Reply]:
+    """A command that nothing follows."""
+
+    def taken(session: Session, rest: str) -> Reply:
+        if rest:
+            raise ValueError(f"nothing follows this command; leave out {rest!r}")
+        return command(session)
+
+    return taken
+
+
 _COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "set": Session._set,
     "sampler": Session._named,
-    "show": Session._show,
+    "show": _alone(Session._show),
     "system": Session._system,
-    "again": Session._again,
+    "again": _alone(Session._again),
     "save": Session._save,
     "load": Session._load,
-    "clear": Session._clear,
-    "help": lambda session, rest: Reply(HELP),
-    "quit": lambda session, rest: Reply(ends=True),
+    "clear": _alone(Session._clear),
+    "help": _alone(lambda session: Reply(HELP)),
+    "quit": _alone(lambda session: Reply(ends=True)),
 }

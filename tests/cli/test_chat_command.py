@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
-from console import llada
+from console import llada, refusal
 from rich.console import Console
 
 from llada.cli import main
@@ -336,6 +336,32 @@ def test_empty_answer_is_said_on_a_terminal_alone(session, monkeypatch, capsys):
     for forced in (True, False):
         _answer(session, Console(force_terminal=forced, highlight=False), watch=True, delay=0.0)
         assert ("(an empty answer)" in capsys.readouterr().out) == forced
+
+
+def test_delay_without_watching_is_refused(monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "chat", "nowhere", "--no-watch", "--delay", 1)
+    assert told == "llada: --delay has no effect with --no-watch; leave one of them out\n"
+
+
+def test_answer_of_a_model_that_diverged_is_said_and_the_conversation_stays(tuned, tmp_path, monkeypatch, capsys):
+    model, tokenizer = load_pretrained(tuned / "model")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    typed(monkeypatch, "Add 3 and 4.", "/show")
+    llada(monkeypatch, "chat", tmp_path, "--set", "gen_length=8", "--system", "Be brief.")
+    out = capsys.readouterr().out
+    assert "llada: " in out
+    assert "1 messages" in out
+
+
+@pytest.mark.parametrize("command", ["again", "show", "clear", "help", "quit"])
+def test_what_follows_a_command_that_takes_nothing_is_refused(command, session):
+    before = session.messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(ValueError, match="nothing follows this command; leave out 'all of it'"):
+        session.take(f"/{command} all of it")
+    assert session.messages == before
 
 
 def test_quit_ends_it(tuned, monkeypatch, capsys):
