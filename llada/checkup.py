@@ -13,7 +13,13 @@ from typing import NamedTuple
 from llada import __version__
 
 DISTRIBUTION = "llada-lm"
-_EXTRAS = {"eval": "lm_eval", "lora": "peft", "plot": "matplotlib", "serve": "fastapi", "ui": "gradio"}
+_EXTRAS = {  # the modules of each
+    "eval": ("lm_eval",),
+    "lora": ("peft",),
+    "plot": ("matplotlib",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "ui": ("gradio",),
+}
 
 
 class Health(Enum):
@@ -33,9 +39,7 @@ def checkup() -> Iterator[Finding]:
     """All findings, the quick ones first. Nothing is raised: what goes wrong is a finding."""
     yield Finding(Health.GOOD, "Python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding(Health.GOOD, "llada", f"{__version__} in {Path(__file__).parent}")
-    yield from _packages()
-    yield from _extras()
-    for look in (_devices, _threads, _dtypes, _files, _end_to_end):
+    for look in (_packages, _extras, _devices, _threads, _dtypes, _files, _end_to_end):
         try:
             yield from look()
         except Exception as error:  # a broken installation may raise anything
@@ -71,16 +75,14 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _extras() -> Iterator[Finding]:
     from importlib.util import find_spec
 
-    for extra, module in _EXTRAS.items():
-        if find_spec(module) is None:
+    for extra, modules in _EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        if missing:
             advice = f"pip install '{DISTRIBUTION}[{extra}]' where you want it"
-            yield Finding(Health.POOR, f"extra {extra}", f"{module} is not installed", advice)
+            yield Finding(Health.POOR, f"extra {extra}", f"{', '.join(missing)} is not installed", advice)
         else:
-            yield Finding(Health.GOOD, f"extra {extra}", f"{module} {version(_distribution(module))}")
-
-
-def _distribution(module: str) -> str:
-    return {"lm_eval": "lm-eval"}.get(module, module)
+            found = ", ".join(f"{module} {version(module)}" for module in modules)
+            yield Finding(Health.GOOD, f"extra {extra}", found)
 
 
 def _devices() -> Iterator[Finding]:
@@ -103,7 +105,11 @@ def _threads() -> Iterator[Finding]:
 
     import torch
 
-    cores, threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0, torch.get_num_threads()
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system tells
+        cores = 0
+    threads = torch.get_num_threads()
     if cores and threads > cores:
         yield Finding(Health.POOR, "threads", f"{threads} for {cores} cores", f"set OMP_NUM_THREADS={cores}")
     else:

@@ -48,6 +48,12 @@ def is_taken(folder: Path) -> bool:
     return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
 
 
+def check_folder(folder: Path) -> None:
+    """Raise FileExistsError where a folder to be written would replace something."""
+    if is_taken(folder):
+        raise FileExistsError(f"{folder} exists and is not empty; choose another folder or remove it")
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which names the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)

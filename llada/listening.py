@@ -11,7 +11,7 @@ log = logging.getLogger("uvicorn.error")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at the address, for `Server.run`, of a host with several at that of IPv4; nothing is answered before.
+    """A socket at the address, for `Server.run`, of a host with several at that of IPv4; who asks before waits.
 
     Raises ConfigError where that cannot be had.
     """
@@ -19,11 +19,13 @@ def listen(host: str, port: int) -> socket.socket:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = min(addresses)  # IPv4 has the smaller number
         taken = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"host {host!r}: {error.strerror}; give the name or an address of this machine") from None
+    except (OSError, UnicodeError) as error:  # the latter from idna, for a label that is empty or too long
+        why = error.strerror if isinstance(error, OSError) else "no host can have this name"
+        raise ConfigError(f"host {host!r}: {why}; give the name or an address of this machine") from None
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after a server that has ended a moment ago
         taken.bind(address)
+        taken.listen()  # until then, another one could be bound to the same port
     except OSError as error:
         taken.close()
         raise ConfigError(

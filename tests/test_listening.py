@@ -21,6 +21,20 @@ def test_port_in_use_is_refused_before_anything_is_loaded(monkeypatch, capsys, c
     )
 
 
+def test_port_is_taken_before_anything_answers_there():
+    """Sockets that are bound and do not listen yet may share a port."""
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1 port {port}: Address already in use; give another --port"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+def test_what_is_no_name_of_a_host_is_refused(host):
+    with pytest.raises(ConfigError, match=f"host '{host}': no host can have this name; give the name or an address"):
+        listen(host, 0)
+
+
 def test_what_is_no_address_of_this_machine_is_refused(monkeypatch):
     def unknown(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

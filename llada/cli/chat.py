@@ -38,6 +38,8 @@ def chat(
 
     from llada.cli.session import Session
 
+    if delay and not watch:
+        raise ValueError("--delay has no effect with --no-watch; leave one of them out")
     if sys.stdin.isatty():
         import readline  # noqa: F401  # arrow keys and history, where the system has it
     asked = load(model, sampler, set_, device)
@@ -56,7 +58,7 @@ def chat(
                 return
             if reply.asks:
                 _answer(session, console, watch=watch, delay=delay)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             console.print(f"llada: {error}", style="bold", markup=False)
 
 

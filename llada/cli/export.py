@@ -103,9 +103,9 @@ def _check_room(fields: SamplerConfig, tokenizer: PreTrainedTokenizerBase, most:
 
     fields.check_lengths()
     asked = encode_prompt(tokenizer, [{"role": "user", "content": QUESTION}]) if chat else encode(tokenizer, QUESTION)
-    name = "gen_length" if fields.longest is None else "longest"
-    if len(asked) + (fields.longest or fields.gen_length) > most:
+    name = fields.length_field
+    if len(asked) + fields.most_tokens > most:
         raise ConfigError(
-            f"{name}={fields.longest or fields.gen_length} of the sampler leaves no room for a question in the model's "
-            f"{most} positions; set it to less, such as --set {name}={most // 2}"
+            f"{name}={fields.most_tokens} of the sampler leaves no room for a question in the model's {most} "
+            f"positions; set it to less, such as --set {name}={most // 2}"
         )

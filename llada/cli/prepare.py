@@ -17,7 +17,7 @@ from llada.data.instructions import FAMILIES, as_messages, instructions
 from llada.data.prepare import Making, prepare_corpus
 from llada.data.sources import Source
 from llada.data.token_index import read_index
-from llada.durable import write_durably
+from llada.durable import check_folder, partial_folder, publish_folder, write_durably
 
 
 class Policy(Enum):
@@ -65,8 +65,7 @@ def prepare(
     of_instructions = {"families": families, "count": count, "seed": seed}
     if source == "instructions":
         _refuse(source, of_text | of_files)
-        if output.exists() and any(output.iterdir()):
-            raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+        check_folder(output)
         chosen = families.split(",") if families else list(FAMILIES)
         made = _write_instructions(output, chosen, count or 2000, seed or 0)
         _tell(made, as_json)
@@ -127,15 +126,19 @@ def _write_instructions(output: Path, families: list[str], count: int, seed: int
     What `--json` prints of them: `output`, the folder; `splits`, of `train` and `test` the number of `conversations`;
     their `families`; `left_out`, which is empty.
     """
-    splits = {}
     sizes: dict[Literal["train", "test"], int] = {"train": count, "test": max(count // 20, 50)}
-    for split, number in sizes.items():
-        rows = [row for family in families for row in instructions(family, split, number, seed)]
+    made = {
+        split: [row for family in families for row in instructions(family, split, number, seed)]
+        for split, number in sizes.items()
+    }
+    whole = output.resolve()  # of a link to an empty folder, the folder
+    filled = partial_folder(whole)
+    for split, rows in made.items():
         random.Random(seed).shuffle(rows)
         lines = (json.dumps({"messages": as_messages(row), "family": row.family}) + "\n" for row in rows)
-        output.mkdir(parents=True, exist_ok=True)
-        write_durably(output / f"{split}.jsonl", "".join(lines).encode())
-        splits[split] = {"conversations": len(rows)}
+        write_durably(filled / f"{split}.jsonl", "".join(lines).encode())
+    publish_folder(filled, whole)
+    splits = {split: {"conversations": len(rows)} for split, rows in made.items()}
     return {"output": str(output), "splits": splits, "families": families, "left_out": {}}
 
 

@@ -104,12 +104,11 @@ class Session:
     def _check_room(self, messages: list[dict[str, str]]) -> None:
         """Raise ValueError where the conversation and an answer exceed what the model holds."""
         length = len(encode_prompt(self.tokenizer, messages))
-        longest = self.sampler.longest or self.sampler.gen_length
-        most = self.model.config.max_position_embeddings
+        longest, most = self.sampler.most_tokens, self.model.config.max_position_embeddings
         if length + longest > most:
             raise ValueError(
                 f"the conversation has {length} tokens, which with {longest} for the answer are more than the model's "
-                f"{most}; /clear it, say less, or /set gen_length to less"
+                f"{most}; /clear it, say less, or /set {self.sampler.length_field} to less"
             )
 
     def _set(self, rest: str) -> Reply:
@@ -122,17 +121,20 @@ class Session:
     def _named(self, rest: str) -> Reply:
         if not rest:
             raise ValueError("give the name of a sampler, such as /sampler semi_autoregressive")
-        return self._take_sampler(SamplerConfig.named(rest, gen_length=self.sampler.gen_length))
+        return self._take_sampler(SamplerConfig(**SamplerConfig.values_of(rest, gen_length=self.sampler.gen_length)))
 
     def _take_sampler(self, sampler: SamplerConfig) -> Reply:
         sampler.check_lengths()
         most = self.model.config.max_position_embeddings
-        if (sampler.longest or sampler.gen_length) >= most:
-            raise ConfigError(f"gen_length={sampler.gen_length} leaves no room for a question in the model's {most}")
+        if sampler.most_tokens >= most:
+            raise ConfigError(
+                f"{sampler.length_field}={sampler.most_tokens} leaves no room for a question in the model's {most} "
+                "positions; set it to less, with /set or in a .yaml file for /sampler"
+            )
         self.sampler = sampler
         return Reply(f"sampler: {_described(sampler)}")
 
-    def _show(self, rest: str) -> Reply:
+    def _show(self) -> Reply:
         asked = self.messages if self.messages and self.messages[-1]["role"] == "user" else None
         tokens = len(encode_prompt(self.tokenizer, asked or [*self.messages, {"role": "user", "content": "?"}]))
         most = self.model.config.max_position_embeddings
@@ -148,7 +150,7 @@ class Session:
         self.messages = told
         return Reply(f"the model is told: {rest}" if rest else "nothing is told before the conversation")
 
-    def _again(self, rest: str) -> Reply:
+    def _again(self) -> Reply:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             raise ValueError("there is no answer yet that could be given anew; ask something")
         encode_prompt(self.tokenizer, self.messages[:-1])  # of a loaded conversation, what it answers may be missing
@@ -177,7 +179,7 @@ class Session:
         self.messages = loaded
         return Reply("\n".join(f"{message['role']}: {message['content']}" for message in loaded))
 
-    def _clear(self, rest: str) -> Reply:
+    def _clear(self) -> Reply:
         self.messages = [message for message in self.messages if message["role"] == "system"]
         return Reply("forgotten" + (", but for what is told before it (/system)" if self.messages else ""))
 
@@ -186,15 +188,26 @@ def _described(sampler: SamplerConfig) -> str:
     return ", ".join(f"{name}={value}" for name, value in sampler.model_dump(exclude_unset=True).items()) or "default"
 
 
+def _alone(command: Callable[[Session], Reply]) -> Callable[[Session, str], Reply]:
+    """A command that nothing follows."""
+
+    def taken(session: Session, rest: str) -> Reply:
+        if rest:
+            raise ValueError(f"nothing follows this command; leave out {rest!r}")
+        return command(session)
+
+    return taken
+
+
 _COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "set": Session._set,
     "sampler": Session._named,
-    "show": Session._show,
+    "show": _alone(Session._show),
     "system": Session._system,
-    "again": Session._again,
+    "again": _alone(Session._again),
     "save": Session._save,
     "load": Session._load,
-    "clear": Session._clear,
-    "help": lambda session, rest: Reply(HELP),
-    "quit": lambda session, rest: Reply(ends=True),
+    "clear": _alone(Session._clear),
+    "help": _alone(lambda session: Reply(HELP)),
+    "quit": _alone(lambda session: Reply(ends=True)),
 }

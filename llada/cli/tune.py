@@ -66,7 +66,7 @@ def tune(
     loaded, tokenizer = load_pretrained(model, device=device)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer, so it cannot answer conversations; save one beside it")
-    check_prompts(asked, tokenizer, base.longest or base.gen_length, loaded.config.max_position_embeddings)
+    check_prompts(asked, tokenizer, base.most_tokens, loaded.config.max_position_embeddings)
     how = {"batch_size": batch_size, "seed": seed}
     kept = Results(results, subject_of(loaded, tokenizer, asked, **how))
     if not as_json:

@@ -29,7 +29,15 @@ from llada.data.shard_writer import EMPTY, ShardWriter, Written
 from llada.data.shards import SHARD_TOKENS, START, Labelled, Step, id_type, write_documents, write_index
 from llada.data.text_sample import TextSample
 from llada.data.tokenizer import read_tokenizer, tokenizer_hash, train_tokenizer
-from llada.durable import is_taken, partial_folder, partial_path, publish_file, publish_folder, sync_folder
+from llada.durable import (
+    check_folder,
+    is_taken,
+    partial_folder,
+    partial_path,
+    publish_file,
+    publish_folder,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -65,8 +73,8 @@ def prepare_corpus(
     a split gets no document; what has no full shard yet is then removed.
     """
     complete = is_taken(output)
-    if complete and not (resume and (output / "prepare.json").is_file()):
-        raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+    if not (resume and (output / "prepare.json").is_file()):
+        check_folder(output)
     output = output.resolve()  # of a link to an empty folder, the folder
     command = describe(corpus, making)
     if complete:

@@ -22,7 +22,7 @@ from llada.data.encoding import encode_chunks, tokenizer_state
 from llada.data.shard_writer import ShardWriter
 from llada.data.token_index import FORMAT_VERSION, TokenIndex, index_json
 from llada.data.tokenizer import tokenizer_hash
-from llada.durable import sync_folder, write_durably
+from llada.durable import is_taken, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -64,7 +64,7 @@ def write_shards(
     its name only when it is complete and on disk; an interrupted call leaves nothing that looks like data.
     """
     target = Path(folder).absolute()  # "." alone has no name to put beside it
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if is_taken(target):
         raise ValueError(f"{target} exists and is not an empty folder: choose a new name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")

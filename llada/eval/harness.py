@@ -129,7 +129,7 @@ class LLaDAHarness(LM):
                 with _named(one):
                     how = read_gen_kwargs(self.settings.sampler, one.arguments[1])
                     context = encode_context(self.tokenizer, one.arguments[0])
-                    kept = self._fitted(context, how.sampler.longest or how.sampler.gen_length)
+                    kept = self._fitted(context, how.sampler.most_tokens)
                     prompts[keys[-1]] = Prompt(kept, len(context) - len(kept), how)
         self._crew.answer(Work("texts", prompts, self.settings))
         found = [response for key in keys if (response := self.responses.find(key)) is not None]

@@ -113,6 +113,8 @@ def _training(run: Mapping[str, Any] | None) -> str:
 def _measured(measured: Mapping[str, Any] | None, rounded: tuple[str, str] | None, *, masked: bool) -> str:
     if measured is None or "bound" not in measured:
         return "No held-out number is recorded beside it.\n"
+    if None in (measured["bound"], measured["bound_stderr"]):  # as the log has what JSON cannot hold
+        return "The held-out number that is recorded beside it is not finite.\n"
     kind = "upper bound on the negative log-likelihood" if masked else "negative log-likelihood"
     since = (
         "" if rounded is None else f" Measured with weights in {rounded[0]}, which are rounded to {rounded[1]} here."

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llada.durable import is_taken, partial_folder, publish_folder, write_durably
+from llada.durable import check_folder, partial_folder, publish_folder, write_durably
 from llada.model.baseline import load_autoregressive
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
@@ -41,8 +41,7 @@ def export(
     Raises FileExistsError where `output` has anything in it, and ValueError where what is read again predicts
     otherwise; nothing has the name then.
     """
-    if is_taken(output):
-        raise FileExistsError(f"{output} exists and is not empty; choose another folder or remove it")
+    check_folder(output)
     output = output.resolve()  # of a link to an empty folder, the folder
     filled = partial_folder(output)
     model.save_pretrained(filled, max_shard_size=max_shard_size)

@@ -75,7 +75,12 @@ class SamplerConfig(Schema):
     @classmethod
     def named(cls, name: str | Path, /, **values: Any) -> Self:
         """A published sampler under its name in the literature, or that of a YAML file, with some fields changed."""
-        return cls(**read_yaml(cls.file_of(name)) | values)
+        return cls(**cls.values_of(name) | values)
+
+    @classmethod
+    def values_of(cls, name: str | Path, /, **otherwise: Any) -> dict[str, Any]:
+        """The fields of such a sampler, not checked; `otherwise` holds for those that it does not set."""
+        return otherwise | read_yaml(cls.file_of(name))
 
     @staticmethod
     def file_of(name: str | Path) -> Path:
@@ -89,6 +94,16 @@ class SamplerConfig(Schema):
         if name not in known:  # a path from there to another file is no name
             raise ConfigError(f"unknown sampler {name!r}; known: {', '.join(known)}; or name a .yaml file")
         return known[name]
+
+    @property
+    def most_tokens(self) -> int:
+        """The most that an answer has."""
+        return self.gen_length if self.longest is None else self.longest
+
+    @property
+    def length_field(self) -> str:
+        """The name of the field that says so."""
+        return "gen_length" if self.longest is None else "longest"
 
     @property
     def blocks(self) -> int:

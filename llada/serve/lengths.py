@@ -7,11 +7,6 @@ from llada.sampling.config import GROWTH, SamplerConfig
 from llada.sampling.reveals import REVEALS
 
 
-def most_tokens(sampler: SamplerConfig) -> int:
-    """The most tokens that it writes."""
-    return sampler.longest or sampler.gen_length
-
-
 def continuing(chosen: SamplerConfig, fields: dict[str, Any], most: int) -> dict[str, Any]:
     """The fields of a sampler that writes so many tokens in whole blocks, each with as many steps as the chosen one.
 

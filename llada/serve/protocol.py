@@ -18,7 +18,7 @@ from llada.sampling.config import SamplerConfig
 from llada.sampling.passes import most_passes
 from llada.serve.bodies import ANY, LONGEST_LIST, WITHOUT_EFFECT, Body, ChatBody, CompletionBody
 from llada.serve.errors import RequestError
-from llada.serve.lengths import continuing, filling, most_tokens
+from llada.serve.lengths import continuing, filling
 from llada.serve.limits import Limits
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -63,11 +63,11 @@ class Reader:
 
     def check(self) -> None:
         """Raise ConfigError where a request that says nothing else would be refused."""
-        length = most_tokens(self.sampler)
+        length = self.sampler.most_tokens
         if length > self.context:
             raise ConfigError(
                 f"the sampler of the server writes {length} tokens, more than the model's {self.context}; set a "
-                "smaller gen_length (or longest)"
+                f"smaller {self.sampler.length_field}"
             )
         try:
             self._sampler(None, {}, length)
@@ -159,10 +159,10 @@ class Reader:
         seed: int,
     ) -> Request:
         seed = seed if body.seed is None else body.seed
-        most = most or most_tokens(self.sampler)
+        most = most or self.sampler.most_tokens
         starts = None if suffix is None else {len(ids) for ids in prompts}
         sampler = self._sampler(body.sampler, fields, most, starts)
-        longest = most if suffix is not None else most_tokens(sampler)
+        longest = most if suffix is not None else sampler.most_tokens
         for ids in prompts:
             tokens = len(ids) + len(suffix or ())
             if tokens + longest > self.context:
@@ -195,7 +195,7 @@ class Reader:
             sampler = sampler if gaps is None else sampler.between_texts(self.ends)
         except ConfigError as error:
             raise RequestError(400, str(error)) from None
-        length = most if gaps is not None else most_tokens(sampler)
+        length = most if gaps is not None else sampler.most_tokens
         if length > self.limits.tokens:
             raise RequestError(
                 400,

@@ -41,8 +41,9 @@ def _events(tokenizer: PreTrainedTokenizerBase, told: Told) -> list[list[list[An
     events: list[list[list[Any]]] = [[] for _ in told.frames[0].ids]
     before: list[tuple[Any, ...] | None] = [None] * len(events)
     for frame in told.frames:
-        for place, piece in enumerate(pieces(tokenizer, frame.ids, frame.hidden)):
-            text = None if frame.hidden[place] else piece.text
+        hidden = frame.hidden
+        for place, piece in enumerate(pieces(tokenizer, frame.ids, hidden)):
+            text = None if hidden[place] else piece.text
             fixed = frame.revealed_at[place]
             now = (frame.ids[place], text, fixed)
             if now == before[place]:

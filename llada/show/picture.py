@@ -34,8 +34,8 @@ _FONTS = (
 
 def written(tokenizer: PreTrainedTokenizerBase, frame: Frame) -> list[str]:
     """What stands in the box of each token."""
-    found = []
-    for piece, hidden in zip(pieces(tokenizer, frame.ids, frame.hidden), frame.hidden, strict=True):
+    found, all_hidden = [], frame.hidden
+    for piece, hidden in zip(pieces(tokenizer, frame.ids, all_hidden), all_hidden, strict=True):
         text = END if piece.special else piece.text
         shown = text.replace("\n", "↵").replace("\t", "⇥")
         found.append("" if hidden else shown if shown.strip(" ") else "␣" * len(shown))
@@ -77,7 +77,7 @@ def order_figure(tokenizer: PreTrainedTokenizerBase, frame: Frame, title: str = 
     figure = Figure(figsize=(9.6, height))
     axis = figure.add_axes((0.01, 1 - (_TITLE + tall) / height, 0.88, tall / height))
     scale = figure.add_axes((0.92, 0.06, 0.015, 0.88 * max(tall, _BAR) / height))
-    boxes(axis, texts, [_colour(frame, place, norm) for place in range(len(frame.ids))])
+    boxes(axis, texts, _colours(frame, norm))
     axis.set_title(title, fontsize=9, loc="left")
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), cax=scale, ticks=MaxNLocator(integer=True))
     bar.set_label("step that fixed it", fontsize=8)
@@ -102,7 +102,7 @@ def animate(
     writer.setup(figure, str(path))
     for frame, text in zip(shown, texts, strict=True):
         axis.clear()
-        boxes(axis, text, [_colour(frame, place, norm) for place in range(len(frame.ids))])
+        boxes(axis, text, _colours(frame, norm))
         axis.set_ylim(lines, 0)
         axis.set_title(f"step {frame.step} of {shown[-1].step}", fontsize=9, loc="left")
         writer.grab_frame()
@@ -133,7 +133,9 @@ def _places(texts: Sequence[str]) -> Iterator[tuple[float, int, float]]:
         x += width
 
 
-def _colour(frame: Frame, place: int, norm: Normalize) -> Any:
-    if frame.hidden[place]:
-        return _MASKED
-    return _GIVEN if frame.marks[place] is Mark.GIVEN else colormaps["viridis"](norm(frame.revealed_at[place]))
+def _colours(frame: Frame, norm: Normalize) -> list[Any]:
+    """Of each token's box."""
+    return [
+        _MASKED if hidden else _GIVEN if mark is Mark.GIVEN else colormaps["viridis"](norm(fixed))
+        for hidden, mark, fixed in zip(frame.hidden, frame.marks, frame.revealed_at, strict=True)
+    ]

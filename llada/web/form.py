@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from llada.config import ConfigError, apply_overrides, config_folder, read_yaml
+from llada.config import ConfigError, apply_overrides, config_folder
 from llada.sampling.config import SamplerConfig
 from llada.sampling.orders import ORDERS
 
@@ -38,11 +38,9 @@ def published() -> list[str]:
 
 def preset(name: str, before: Form) -> Form:
     """The form of a published sampler, or of a YAML file; the length of answers stays unless the sampler has one."""
-    values = read_yaml(SamplerConfig.file_of(name))
     length = before.fields[tuple(FIELDS).index("gen_length")].strip()
-    if length and "gen_length" not in values:
-        values = apply_overrides(values, [f"gen_length={length}"])
-    return form_of(values)
+    kept = apply_overrides({}, [f"gen_length={length}"]) if length else {}
+    return form_of(SamplerConfig.values_of(name, **kept))
 
 
 def form_of(values: Mapping[str, Any]) -> Form:
@@ -55,12 +53,17 @@ def form_of(values: Mapping[str, Any]) -> Form:
 def values_of(form: Form, background: str | None = None) -> dict[str, Any]:
     """The fields of the sampler, not checked yet.
 
-    Raises ConfigError for a line that is no KEY=VALUE, for a field that is given twice, and for another `background`
-    than that one: it names a file of this machine.
+    Raises ConfigError for a line that is no KEY=VALUE, for a field that is given twice, and for what names a file of
+    this machine: another `background` than that one, or a key in a group of keys, which may lie in a file of its own.
     """
     lines = [f"{name}={text.strip()}" for name, text in zip(FIELDS, form.fields, strict=True) if text.strip()]
     lines += [line.strip() for line in form.others.splitlines() if line.strip()]
-    names = [line.partition("=")[0] for line in lines]
+    names = [line.partition("=")[0] for line in lines if "=" in line]
+    inside = next((name for name in names if "." in name), None)
+    if inside is not None:
+        raise ConfigError(
+            f"{inside}: no field of a sampler has others in it; leave out what follows {inside.partition('.')[0]}"
+        )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{twice} is given twice; leave one of them out")
@@ -93,6 +96,8 @@ def whole_number(name: str, text: str, least: int, most: int) -> int:
 
 def _written(name: str, value: Any) -> str:
     """The value as it can be read again: a plain word where that is one."""
-    if isinstance(value, str) and apply_overrides({}, [f"{name}={value}"]) == {name: value}:
-        return value
-    return json.dumps(value)
+    try:
+        plain = isinstance(value, str) and apply_overrides({}, [f"{name}={value}"]) == {name: value}
+    except ConfigError:  # @x and %x are no YAML without quotes
+        plain = False
+    return value if plain else json.dumps(value)

@@ -177,7 +177,7 @@ def _connected(shown: Shown, parts: Parts) -> None:
     def generate(request: gr.Request, values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         try:
             yield from _generated(shown, parts, values, request.session_hash)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             raise _refused(error) from None
 
     def fill(name: str, others: str, *fields: str) -> tuple[str, ...]:

@@ -1,27 +1,20 @@
 """`llada chat`: what is typed does what it says, and nothing that is typed ends it."""
 
 import contextlib
-import fcntl
 import io
 import json
 import os
-import pty
 import random
 import re
-import select
-import struct
-import sys
-import termios
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import typer
-from console import llada
+from console import llada, refusal
 from rich.console import Console
+from terminals import Terminal
 
-from llada.cli import main
 from llada.cli.chat import _answer
 from llada.cli.session import _COMMANDS, Session
 from llada.model.checkpoint import load_pretrained
@@ -92,6 +85,21 @@ def test_set_changes_the_sampler_that_answers(session):
     assert "block_length=32" in say(session, "/set gen_length 32", "/sampler semi_autoregressive")[-1]
 
 
+def test_length_stays_unless_the_sampler_has_one(session, tmp_path):
+    (tmp_path / "own.yaml").write_text("gen_length: 64\nsteps: 16\n")
+    assert "gen_length=8" in say(session, "/sampler margin")[0]
+    assert say(session, f"/sampler {tmp_path / 'own.yaml'}") == ["sampler: steps=16, gen_length=64"]
+    assert "gen_length=64" in say(session, "/sampler margin")[0]
+
+
+def test_field_that_bounds_the_length_is_named(session):
+    with pytest.raises(ValueError, match="longest=2048 leaves no room .* model's 128 .*in a .yaml file for /sampler"):
+        session.take("/sampler daedal")
+    session.sampler = SamplerConfig.named("daedal", longest=64)
+    with pytest.raises(ValueError, match="which with 64 for the answer .* or /set longest to less"):
+        session.take("x " * 200)
+
+
 def test_conversation_is_saved_and_loaded(session, loaded, tmp_path):
     say(session, "/system Be brief.", "Add 3 and 4.", f"/save {tmp_path / 'talk.jsonl'}")
     assert json.loads((tmp_path / "talk.jsonl").read_text())["messages"] == session.messages
@@ -122,7 +130,7 @@ def test_show_tells_the_sampler_and_the_length(session):
         ("/set steps many", "valid integer"),
         ("/set steps 5", None),
         ("/set block_length 3", "cannot be cut into blocks"),
-        ("/set gen_length 200", "leaves no room for a question"),
+        ("/set gen_length 200", "gen_length=200 leaves no room for a question in the model's 128 positions; set it to"),
         ("/sampler", "give the name of a sampler"),
         ("/sampler best", "unknown sampler 'best'"),
         ("/again", "there is no answer yet"),
@@ -230,48 +238,6 @@ def test_answer_comes_in_blocks_in_a_pipe(more, tuned, loaded, monkeypatch, caps
     assert (len(list(filter(None, printed))) > 2) == (sampler is None)
 
 
-class Terminal:
-    """The console script in a child of this process, at a terminal of its own."""
-
-    def __init__(self, *arguments: object):
-        self._child, self._end = pty.fork()
-        self.seen = ""
-        if self._child == 0:
-            try:
-                sys.stdin, sys.stdout, sys.stderr = (
-                    os.fdopen(0),
-                    os.fdopen(1, "w"),
-                    os.fdopen(2, "w"),
-                )  # not those of pytest
-                sys.argv = ["llada", *map(str, arguments)]
-                main()
-            finally:
-                sys.stdout.flush()
-                os._exit(0)
-        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-
-    def until(self, text: str) -> str:
-        """What is written up to this text; AssertionError where it does not come."""
-        limit = time.monotonic() + 60
-        while text not in self.seen:
-            assert select.select([self._end], [], [], max(0.0, limit - time.monotonic()))[0], self.seen
-            try:
-                new = os.read(self._end, 4096)
-            except OSError:  # as Linux says the end
-                new = b""
-            assert new, f"{text!r} does not come: {self.seen!r}"
-            self.seen += new.decode(errors="replace")
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def type(self, keys: str) -> None:
-        os.write(self._end, keys.encode())
-
-    def end(self) -> int:
-        """The exit status."""
-        return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a terminal of POSIX")
 @pytest.mark.slow  # which step a key comes in depends on the load of the machine
 def test_terminal_edits_lines_stops_answers_and_ends_its_last_line(tuned, monkeypatch):
@@ -321,6 +287,32 @@ def test_empty_answer_is_said_on_a_terminal_alone(session, monkeypatch, capsys):
     for forced in (True, False):
         _answer(session, Console(force_terminal=forced, highlight=False), watch=True, delay=0.0)
         assert ("(an empty answer)" in capsys.readouterr().out) == forced
+
+
+def test_delay_without_watching_is_refused(monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "chat", "nowhere", "--no-watch", "--delay", 1)
+    assert told == "llada: --delay has no effect with --no-watch; leave one of them out\n"
+
+
+def test_answer_of_a_model_that_diverged_is_said_and_the_conversation_stays(tuned, tmp_path, monkeypatch, capsys):
+    model, tokenizer = load_pretrained(tuned / "model")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    typed(monkeypatch, "Add 3 and 4.", "/show")
+    llada(monkeypatch, "chat", tmp_path, "--set", "gen_length=8", "--system", "Be brief.")
+    out = capsys.readouterr().out
+    assert "llada: " in out
+    assert "1 messages" in out
+
+
+@pytest.mark.parametrize("command", ["again", "show", "clear", "help", "quit"])
+def test_what_follows_a_command_that_takes_nothing_is_refused(command, session):
+    before = session.messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(ValueError, match="nothing follows this command; leave out 'all of it'"):
+        session.take(f"/{command} all of it")
+    assert session.messages == before
 
 
 def test_quit_ends_it(tuned, monkeypatch, capsys):

@@ -65,6 +65,38 @@ def test_what_breaks_is_a_finding(monkeypatch):
     assert found.found == "RuntimeError: no such luck"
 
 
+def test_module_without_a_package_is_a_finding(monkeypatch):
+    """As one that lies in the working folder."""
+    real = checkup.version
+
+    def version(name: str) -> str:
+        if name == "matplotlib":
+            raise PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(checkup, "version", version)
+    (found,) = [one for one in checkup.checkup() if one.health is Health.BAD]
+    assert found.what == "extras"
+    assert found.found == "PackageNotFoundError: No package metadata was found for matplotlib"
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "prometheus_client"])
+def test_extra_is_there_when_all_of_it_is(missing, monkeypatch):
+    """Another extra brings fastapi along."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None if module == missing else module)
+    found = {one.what: one for one in checkup._extras()}
+    assert found["extra serve"].health is Health.POOR
+    assert found["extra serve"].found == f"{missing} is not installed"
+    assert found["extra ui"].health is Health.GOOD
+
+
+def test_system_that_does_not_tell_its_cores_is_no_fault(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    (found,) = checkup._threads()
+    assert found.health is Health.GOOD
+    assert found.found.endswith(" for unknown cores")
+
+
 @pytest.mark.parametrize(("text", "numbers"), [("2.13.0+cpu", (2, 13, 0)), ("5.23", (5, 23)), ("3rc1", (3,))])
 def test_versions_are_compared_by_their_numbers(text, numbers):
     assert checkup._numbers(text) == numbers

@@ -1,6 +1,7 @@
 """`llada export`: what is written is the model, with a card that says what it is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_run_is_written_with_every_official_key_and_its_card(tuned, tmp_path, mo
     assert "train.jsonl" in card
     assert "gen_length=16" in card
     assert tokenizer is not None
+
+
+@pytest.mark.parametrize("unknown", ["bound", "bound_stderr"])
+def test_card_of_a_run_whose_bound_is_not_finite_says_so(unknown, tuned, tmp_path, monkeypatch):
+    """JSON has no infinity, and the log null in its place."""
+    shutil.copytree(tuned, tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").write_text(json.dumps(read_log(tuned)[-1] | {unknown: None}) + "\n")
+    llada(monkeypatch, "export", tmp_path / "run", tmp_path / "mine", *SMALL)
+    measured = section((tmp_path / "mine" / "README.md").read_text(), "Measured")
+    assert measured.strip() == "The held-out number that is recorded beside it is not finite."
 
 
 def test_snippet_of_the_card_runs_whatever_the_name(tuned, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`llada prepare`: what it writes, that it goes on, and what it says to sources that it cannot use."""
 
 import json
+from importlib import import_module
 
 import pytest
 from console import llada, refusal
@@ -55,6 +56,43 @@ def test_instructions_can_be_limited_to_some_families(tmp_path, monkeypatch, cap
     message = refusal(monkeypatch, capsys, "prepare", "instructions", tmp_path / "e", "--families", "parity,algebra")
     assert "there is no family 'algebra'; the families are" in message
     assert not (tmp_path / "e").exists()
+
+
+def test_instructions_that_were_killed_are_made_again(tmp_path, monkeypatch):
+    """Killed between its files, which then are no output: the same command makes all of them, the same."""
+    module = import_module("llada.cli.prepare")  # the package has the command under this name
+    command = ["prepare", "instructions", tmp_path / "d", "--families", "parity", "--count", 3]
+    write, names = module.write_durably, []
+
+    def killed(path, content):
+        names.append(path.name)
+        if len(names) == 2:
+            raise SystemExit(137)
+        write(path, content)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(module, "write_durably", killed)
+        llada(patched, *command)
+    assert not (tmp_path / "d").exists()
+    llada(monkeypatch, *command)
+    llada(monkeypatch, *command[:2], tmp_path / "e", *command[3:])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "e"]
+    for name in names:
+        assert (tmp_path / "d" / name).read_bytes() == (tmp_path / "e" / name).read_bytes()
+
+
+def test_instructions_replace_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("data")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("data")
+    (tmp_path / "nothing").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "full", "nothing"):
+        said = refusal(monkeypatch, capsys, "prepare", "instructions", tmp_path / name, "--count", 3)
+        assert f"{tmp_path / name} exists and is not empty; choose another folder or remove it" in said
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    llada(monkeypatch, "prepare", "instructions", tmp_path / "link", "--families", "parity", "--count", 3)
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["test.jsonl", "train.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def job(asked: Asked, told: Told, *, follow: bool = False) -> Job:
 
 
 def asked(tokenizer, text: str, sampler: SamplerConfig, seed: int = 0, **more) -> Asked:
-    most = sampler.longest or sampler.gen_length
+    most = sampler.most_tokens
     given = {"prompt": encode(tokenizer, text), "suffix": None, "most": most, "row": 0} | more
     return Asked(sampler=sampler, seed=seed, **given)
 

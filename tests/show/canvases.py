@@ -4,6 +4,7 @@ import torch
 
 from llada.data.tokenizer import train_tokenizer
 from llada.sampling.trace import Kind, Trace
+from llada.show.frames import Frame
 
 TOKENIZER = train_tokenizer(["one two three <b>&amp; 漢"], 262)
 MASK = int(TOKENIZER.mask_token_id)
@@ -38,3 +39,16 @@ def trace(answer: str = "<b>", *, alternatives: bool = True) -> Trace:
         alternatives=others[:, :width],
         alternative_probability=p[:, :width].double(),
     )
+
+
+def looks(monkeypatch) -> list[Frame]:
+    """Frames that were asked which of their tokens are hidden, from now on, each as often as it was."""
+    asked, hidden = [], Frame.hidden.fget
+    assert hidden is not None
+
+    def counted(frame: Frame) -> list[bool]:
+        asked.append(frame)
+        return hidden(frame)
+
+    monkeypatch.setattr(Frame, "hidden", property(counted))
+    return asked

@@ -4,7 +4,7 @@ from base64 import b64encode
 
 import pytest
 from browser import evaluated, needs_browser
-from canvases import TOKENIZER, trace
+from canvases import TOKENIZER, looks, trace
 from matplotlib import colormaps
 from matplotlib.animation import PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,6 +32,12 @@ def test_masks_are_dark_and_without_text():
     axis = order_figure(TOKENIZER, FRAMES[0]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["a", "b", "", "", ""]
     assert axis.patches[2].get_facecolor() == to_rgba("#444444")
+
+
+def test_what_is_hidden_is_asked_once_for_the_texts_and_once_for_the_colours(monkeypatch):
+    asked = looks(monkeypatch)
+    order_figure(TOKENIZER, FRAMES[1])
+    assert asked == FRAMES[1:2] * 2
 
 
 def test_breaks_and_ends_are_shown_as_signs():

@@ -5,7 +5,7 @@ import json
 import re
 
 from browser import document, needs_browser, screenshot
-from canvases import TOKENIZER, ids, trace
+from canvases import TOKENIZER, ids, looks, trace
 
 from llada.show.frames import recorded
 from llada.show.page import Told, alternatives_of, page
@@ -48,6 +48,13 @@ def test_every_token_has_its_step_probability_and_alternatives():
     assert first_reveal[5] == [["o", 0.5], [TOKENIZER.decode([7]), 0.25]]
     assert masked[:2] == [4, None]
     assert again[:4] == [5, "o", 0.2, 5]
+
+
+def test_what_is_hidden_is_asked_once_for_each_frame(monkeypatch):
+    """It is a list as long as the canvas, so that asking for each token would take the square of that."""
+    frames, asked = list(recorded(trace(ANSWER))), looks(monkeypatch)
+    page(TOKENIZER, [Told("", frames, {})])
+    assert asked == frames
 
 
 def test_text_of_the_model_is_never_markup():

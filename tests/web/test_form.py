@@ -25,7 +25,16 @@ def test_the_form_of_a_published_sampler_is_read_as_the_same_sampler(name):
 
 @pytest.mark.parametrize(
     "values",
-    [{"counts": [1, 0, 2]}, {"eta": 1e-7, "reveal": "p2"}, {"stop_at_eos": True}, {"order": "12"}, {"cache": "a: b"}],
+    [
+        {"counts": [1, 0, 2]},
+        {"eta": 1e-7, "reveal": "p2"},
+        {"stop_at_eos": True},
+        {"order": "12"},
+        {"cache": "a: b"},
+        {"cache": "@x.json"},  # no YAML as it stands, nor are the next ones
+        {"cache": "%x.json"},
+        {"cache": "a: b: c"},
+    ],
 )
 def test_any_value_is_read_again(values):
     assert values_of(form_of(values)) == values
@@ -59,6 +68,18 @@ def test_a_field_that_is_null_is_told():
     with pytest.raises(ValueError, match="steps is null; send a text, an empty one for a field that is not set"):
         check_given({"gen_length": "8", "steps": None})
     check_given({"gen_length": "8", "steps": ""})
+
+
+@pytest.mark.parametrize("name", ["guidance", "background"])
+def test_no_key_within_another_has_a_file_of_this_machine_read(name, tmp_path):
+    """A key of a group opens the YAML file that the group names, and a refusal may tell what is in it or beside it."""
+    (tmp_path / "x.yaml").write_text("secret: 1")
+    for file in ("x.yaml", "y.yaml"):
+        with pytest.raises(ConfigError) as error:
+            SamplerConfig(**values_of(form(f"{name}={tmp_path / file}\n{name}.x=1")))
+        assert str(error.value) == f"{name}.x: no field of a sampler has others in it; leave out what follows {name}"
+    with pytest.raises(ConfigError, match="has no `key=value` form"):
+        values_of(form("1.5"))
 
 
 def test_the_background_of_the_command_line_is_taken():

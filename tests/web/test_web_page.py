@@ -131,6 +131,23 @@ def test_an_error_is_told_as_text_and_the_next_answer_is_given(browser, address)
         done(page)
 
 
+@pytest.mark.slow
+def test_a_model_that_diverged_is_told(browser, served, tmp_path):
+    model, tokenizer = load_pretrained(served)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with (
+        serving(tmp_path / "model", "--set", "gen_length=12", command=["ui"]) as address,
+        opened(browser, address) as page,
+    ):
+        page.fill("#text textarea", "a")
+        page.click("#go")
+        page.wait_for_selector(".toast-body")
+        assert "look at its weights and its dtype" in page.inner_text(".toast-body")
+
+
 def test_fixed_words_are_honoured_and_a_trace_is_downloaded(browser, address, served, kept, tmp_path):
     model, tokenizer = load_pretrained(served)
     prompt, mask = encode(tokenizer, "the "), [model.config.mask_token_id]
