@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -20,6 +21,7 @@ class Terminal:
         self.seen = ""
         if self._child == 0:
             try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
                 # not those of pytest
                 sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
                 sys.argv = ["llada", *map(str, arguments)]
