@@ -6,7 +6,7 @@ import typer
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False) -> None:
-    """Check the installation, the devices, and a tiny run from training to text.
+    """Check the installation, the devices, and a tiny run from training to text; ends with 1 where something fails.
 
     llada doctor
     """
