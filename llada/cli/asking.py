@@ -28,7 +28,7 @@ Watch = Annotated[bool, typer.Option("--watch", help="show the canvas as it is r
 Delay = Annotated[float, typer.Option(help="seconds to wait after each step that is watched", min=0.0)]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="JSON file for what happens, for `llada trace render`")]
 Alternatives = Annotated[int, typer.Option(help="likeliest tokens of each position to keep in it", min=0)]
-AsJSON = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+AsJSON = Annotated[bool, typer.Option("--json", help="print the outcome as JSON, and nothing else")]
 
 
 class Asked(NamedTuple):
@@ -161,7 +161,7 @@ def told(out: Generation, text: str | None, as_json: bool) -> None:
         "text": text,
         "forward_passes": passes,
         "query_tokens": int(out.query_tokens),
-        "tokens": round(float(out.tokens_per_forward) * passes),
+        "tokens": int(out.tokens),
     }
     if as_json:
         typer.echo(json.dumps(values, ensure_ascii=False))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llada.cli.asking import AsJSON, Fields, sampler_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,11 +25,11 @@ def export(
     sampler: Annotated[
         str | None, typer.Option(help="that the card tells of, kept as sampler.yaml; low_confidence if not given")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
+    set_: Fields = None,
     name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
     licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,
     max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
-    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Write a model with its card, and check it.
 
@@ -39,7 +41,6 @@ def export(
     import torch
 
     from llada import __version__
-    from llada.cli.asking import sampler_of
     from llada.config import to_yaml
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from llada.config import ConfigError, apply_overrides
 from llada.data.chat import decode_response, encode_prompt
 from llada.data.conversations import read_conversations
-from llada.durable import check_file, publish_file
+from llada.durable import check_new_file, publish_file
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
@@ -163,9 +163,7 @@ class Session:
         if not self.messages:
             raise ValueError("there is nothing to save yet; ask something")
         path = Path(rest)
-        check_file(path)
-        if path.exists():
-            raise FileExistsError(f"{path} exists; choose another name")
+        check_new_file(path)
         publish_file(path, json.dumps({"messages": self.messages}, ensure_ascii=False).encode() + b"\n")
         return Reply(f"saved {len(self.messages)} messages in {path}")
 
