@@ -28,7 +28,7 @@ def export(
     set_: Fields = None,
     name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
     licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,
-    max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
+    max_shard_size: Annotated[str | None, typer.Option(help="of a file of weights; 50GB if not given")] = None,
     as_json: AsJSON = False,
 ) -> None:
     """Write a model with its card, and check it.
