@@ -48,13 +48,13 @@ def serve(
         raise ConfigError(f"--host {host} can be reached from elsewhere; give an --api-key that is asked for")
     limits = Limits(**apply_overrides({}, limit or ()))
     address = listen(host, port)
-    asked = load(model, sampler, set_, device)
+    loaded = load(model, sampler, set_, device)
     hosts = LOOPBACK if local else ("*",)
     app = make_app(
-        asked.model,
-        asked.tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         name=name or str(model),
-        sampler=asked.sampler,
+        sampler=loaded.sampler,
         limits=limits,
         api_key=key,
         hosts=hosts,

@@ -29,7 +29,7 @@ def ui(
         from llada.web.server import ADDRESS, run
 
     address = listen(ADDRESS, port)
-    asked = load(model, sampler, set_, device)
+    loaded = load(model, sampler, set_, device)
     with tempfile.TemporaryDirectory(prefix="llada-ui-") as folder:
-        shown = Shown(asked.model, asked.tokenizer, str(model), asked.sampler, sampler, Path(folder))
+        shown = Shown(loaded.model, loaded.tokenizer, str(model), loaded.sampler, sampler, Path(folder))
         run(make_app(shown), address)
