@@ -44,7 +44,7 @@ def export(
     from llada.config import to_yaml
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive
-    from llada.model.card import Merger, model_card
+    from llada.model.card import Merger, Origin, Use, model_card
     from llada.model.export import export as write
     from llada.train.journal import read_log
     from llada.train.lora import merge_adapter
@@ -68,20 +68,21 @@ def export(
         loaded = merge_adapter(loaded, adapter)
     log = [] if run is None else read_log(run)
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
+    origin = Origin(
+        run=ran,
+        measured=log[-1] if log else None,
+        versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
+        merger=None if adapter is None else Merger(str(adapter), str(source)),
+        rounded=None if dtype is None or dtype == saved else (saved or "another dtype", dtype),
+    )
     card = model_card(
         name or output.name,
         folder=output.resolve().name,
-        masked=masked,
-        chat=chat,
+        use=Use(fields.model_dump(exclude_unset=True), chat) if masked else None,
+        origin=origin,
         sizes=loaded.config.to_diff_dict(),
         parameters=sum(p.numel() for p in loaded.parameters()),
-        run=ran,
-        measured=log[-1] if log else None,
-        sampler=fields.model_dump(exclude_unset=True),
-        versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
         licence=licence,
-        merger=None if adapter is None else Merger(str(adapter), str(source)),
-        rounded=None if dtype is None or dtype == saved else (saved or "another dtype", dtype),
     )
     files = {"README.md": card.encode()}
     if masked:
