@@ -13,12 +13,12 @@ from typing import NamedTuple
 from llada import __version__
 
 DISTRIBUTION = "llada-lm"
-_EXTRAS = {  # the modules of each
+EXTRAS = {  # the modules that each is for and that are imported here
     "eval": ("lm_eval",),
     "lora": ("peft",),
     "plot": ("matplotlib",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
-    "ui": ("gradio",),
+    "ui": ("gradio", "fastapi", "uvicorn"),
 }
 
 
@@ -75,7 +75,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _extras() -> Iterator[Finding]:
     from importlib.util import find_spec
 
-    for extra, modules in _EXTRAS.items():
+    for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
             advice = f"pip install '{DISTRIBUTION}[{extra}]' where you want it"

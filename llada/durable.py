@@ -43,6 +43,13 @@ def check_file(path: Path) -> None:
         raise FileExistsError(f"{path} is a folder, a device, a pipe or a link to nothing; name a file")
 
 
+def check_new_file(path: Path) -> None:
+    """Raise OSError as `check_file`, and where there is a file already."""
+    check_file(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another name or remove it")
+
+
 def is_taken(folder: Path) -> bool:
     """Whether a folder to be written would replace something: content, a file, a link to nothing."""
     return os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from llada.durable import check_file, is_taken, publish_file
+from llada.durable import check_file, check_new_file, is_taken, publish_file
 
 
 def kinds(folder):
@@ -69,3 +69,12 @@ def test_a_file_without_a_name_or_a_folder_is_refused(tmp_path, monkeypatch):
         check_file(tmp_path.relative_to(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere; make it first"):
         check_file(tmp_path / "nowhere" / "file")
+
+
+def test_what_must_be_new_replaces_no_file(tmp_path):
+    check_new_file(tmp_path / "new")
+    (tmp_path / "old").touch()
+    with pytest.raises(FileExistsError, match="old exists; choose another name or remove it"):
+        check_new_file(tmp_path / "old")
+    with pytest.raises(FileExistsError, match="is a folder"):
+        check_new_file(tmp_path)

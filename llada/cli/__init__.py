@@ -61,9 +61,10 @@ def llada(
 def main() -> None:
     """The console script; a mistake of the user is one message, never a traceback.
 
-    Exit codes: 0 done; 2 refused, with a message; 3 training diverged (loss or gradient not finite); 75 stopped by a
-    signal and saved, so that the same command with --resume goes on; 130 stopped by Ctrl-C where nothing is trained,
-    without a message.
+    Exit codes: 0 done; 1 `llada doctor` found something that fails, and elsewhere a failure that is not foreseen; 2
+    refused, with a message; 3 not finite: loss or gradient of a training that diverged, or logits of a model that is
+    sampled or measured; 75 stopped by a signal and saved, so that the same command with --resume goes on; 130 stopped
+    by Ctrl-C where nothing is trained, without a message.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too

@@ -28,10 +28,12 @@ Watch = Annotated[bool, typer.Option("--watch", help="show the canvas as it is r
 Delay = Annotated[float, typer.Option(help="seconds to wait after each step that is watched", min=0.0)]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="JSON file for what happens, for `llada trace render`")]
 Alternatives = Annotated[int, typer.Option(help="likeliest tokens of each position to keep in it", min=0)]
-AsJSON = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+AsJSON = Annotated[bool, typer.Option("--json", help="print the outcome as JSON, and nothing else")]
 
 
-class Asked(NamedTuple):
+class Loaded(NamedTuple):
+    """What a command asks, and how."""
+
     model: LLaDAForMaskedLM
     tokenizer: PreTrainedTokenizerBase
     sampler: SamplerConfig
@@ -46,7 +48,7 @@ class Looking(NamedTuple):
     alternatives: int
 
 
-def load(model: Path, sampler: str, fields: list[str] | None, device: str | None) -> Asked:
+def load(model: Path, sampler: str, fields: list[str] | None, device: str | None) -> Loaded:
     """The model with its tokenizer, and the sampler with the changed fields."""
     from llada.model.checkpoint import load_pretrained
 
@@ -54,7 +56,7 @@ def load(model: Path, sampler: str, fields: list[str] | None, device: str | None
     loaded, tokenizer = load_pretrained(model, device=device)
     if tokenizer is None:
         raise ValueError(f"{model} has no tokenizer; generate with llada.generate on token ids instead")
-    return Asked(loaded, tokenizer, settings)
+    return Loaded(loaded, tokenizer, settings)
 
 
 def sampler_of(name: str, fields: list[str] | None) -> SamplerConfig:
@@ -85,7 +87,7 @@ def looking(watch: bool, delay: float, trace: Path | None, alternatives: int) ->
 
 
 def run(
-    asked: Asked,
+    loaded: Loaded,
     canvas: Tensor,
     states: Callable[[Meter, Likeliest | None], Iterator[State]],
     how: Looking,
@@ -104,17 +106,17 @@ def run(
     from llada.sampling.trace import Recorder
     from llada.show.terminal import watch
 
-    mask = asked.model.config.mask_token_id
+    mask = loaded.model.config.mask_token_id
     meter = Meter.of(canvas)
     likeliest = Likeliest(how.alternatives, mask) if how.alternatives else None
     passing, recorder = states(meter, likeliest), Recorder(canvas, mask, likeliest)
     if how.trace is not None:
         passing = recorder.watch(passing)
     if how.watch and console.is_terminal:
-        passing = watch(passing, canvas, mask, asked.tokenizer, console, start=start, delay=how.delay)
+        passing = watch(passing, canvas, mask, loaded.tokenizer, console, start=start, delay=how.delay)
     elif progress and console.is_terminal:
         passing = progressing(passing, canvas, mask)
-    out = account(passing, canvas, asked.model, meter)
+    out = account(passing, canvas, loaded.model, meter)
     if how.trace is not None:
         recorder.trace.save(how.trace)
     return out
@@ -161,7 +163,7 @@ def told(out: Generation, text: str | None, as_json: bool) -> None:
         "text": text,
         "forward_passes": passes,
         "query_tokens": int(out.query_tokens),
-        "tokens": round(float(out.tokens_per_forward) * passes),
+        "tokens": int(out.tokens),
     }
     if as_json:
         typer.echo(json.dumps(values, ensure_ascii=False))

@@ -42,8 +42,8 @@ def chat(
         raise ValueError("--delay has no effect with --no-watch; leave one of them out")
     if sys.stdin.isatty():
         import readline  # noqa: F401  # arrow keys and history, where the system has it
-    asked = load(model, sampler, set_, device)
-    session = Session(*asked, seed=seed)
+    loaded = load(model, sampler, set_, device)
+    session = Session(*loaded, seed=seed)
     if system:
         session.take(f"/system {system}")
     console = Console(highlight=False)
@@ -51,12 +51,12 @@ def chat(
         console.print("/help tells what can be typed; Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
     while (line := _line(console)) is not None:
         try:
-            reply = session.take(line)
-            if reply.text:
-                console.print(reply.text, style="dim", markup=False)
-            if reply.ends:
+            effect = session.take(line)
+            if effect.text:
+                console.print(effect.text, style="dim", markup=False)
+            if effect.ends:
                 return
-            if reply.asks:
+            if effect.asks:
                 _answer(session, console, watch=watch, delay=delay)
         except (ValueError, OSError, FloatingPointError) as error:
             console.print(f"llada: {error}", style="bold", markup=False)

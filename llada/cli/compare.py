@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from llada.cli.asking import AsJSON
-from llada.cli.evaluate import Dtype
+from llada.cli.evaluate import Device, Dtype
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
     precision: Annotated[float | None, typer.Option(help="rounds until the difference is known so well")] = None,
     seed: Annotated[int, typer.Option(help="of the masks")] = 0,
     batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
-    device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
+    device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
     output: Annotated[Path | None, typer.Option(help="file for the result, as JSON; a killed one goes on")] = None,
     as_json: AsJSON = False,
@@ -37,7 +37,7 @@ def compare(
     from tqdm import tqdm
 
     from llada.cli.comparison_report import record, show
-    from llada.durable import check_file, publish_file
+    from llada.durable import check_new_file, publish_file
     from llada.eval.arguments import Source
     from llada.eval.comparison import compare_rows, until
     from llada.eval.contenders import common_room, load_contender
@@ -46,9 +46,7 @@ def compare(
     from llada.eval.responses import Responses
 
     if output is not None:
-        check_file(output)
-        if output.exists():
-            raise FileExistsError(f"{output} exists; choose another name or remove it")
+        check_new_file(output)
     if (count := launched()) > 1:  # before they join: the first to leave would take the others with it
         raise ValueError(f"{count} processes would all do the same; start llada compare without a launcher")
     processes = Processes(device)

@@ -1,5 +1,6 @@
 """What `llada compare` prints and keeps: both models, their difference, and which is better if that is shown."""
 
+import math
 from typing import Any
 
 from rich import box
@@ -46,7 +47,7 @@ def verdict(first: Contender, second: Contender, found: Comparison) -> str:
 
 
 def record(first: Contender, second: Contender, found: Comparison) -> dict[str, Any]:
-    """The same for a file."""
+    """The same for a file, with null for a perplexity that no float holds."""
     low, high = around(found.difference.value, found.difference.stderr)
     return {
         "difference": _numbers(found.difference) | {"low": low, "high": high, "stderr_of_masks": found.of_masks},
@@ -57,8 +58,9 @@ def record(first: Contender, second: Contender, found: Comparison) -> dict[str, 
 
 def _side(one: Contender, estimate: Estimate) -> dict[str, Any]:
     likely = _perplexity(estimate)
-    more = {"perplexity": likely.value, "perplexity_stderr": likely.stderr, "evaluations": estimate.samples}
-    return one.description() | _numbers(estimate) | more
+    more = {"perplexity": likely.value, "perplexity_stderr": likely.stderr}
+    finite = {name: value if math.isfinite(value) else None for name, value in more.items()}
+    return one.description() | _numbers(estimate) | finite | {"evaluations": estimate.samples}
 
 
 def _numbers(estimate: Estimate) -> dict[str, float]:

@@ -1,12 +1,12 @@
 """`llada doctor`: is everything there, and does it work."""
 
-from typing import Annotated
-
 import typer
 
+from llada.cli.asking import AsJSON
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False) -> None:
-    """Check the installation, the devices, and a tiny run from training to text.
+
+def doctor(as_json: AsJSON = False) -> None:
+    """Check the installation, the devices, and a tiny run from training to text; ends with 1 where something fails.
 
     llada doctor
     """

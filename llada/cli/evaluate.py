@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Dtype = Literal["auto", "float64", "float32", "bfloat16", "float16"]
+Device = Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")]
 
 
 def evaluate(
@@ -33,7 +34,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="folder for results; the same line goes on in it")] = None,
     batch_size: Annotated[int, typer.Option(help="rows at a time; changes nothing but the time", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="of masks and samplers")] = 0,
-    device: Annotated[str | None, typer.Option(help="such as cpu; a GPU where there is one, if not given")] = None,
+    device: Device = None,
     dtype: Annotated[Dtype, typer.Option(help="of the weights; auto: as they were saved")] = "auto",
     allow_code_execution: Annotated[bool, typer.Option(help="run what the model writes, for tasks that do")] = False,
     as_json: AsJSON = False,

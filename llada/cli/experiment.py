@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from llada.cli.asking import AsJSON
+
 
 def experiment(
     name: Annotated[str, typer.Argument(help="such as precision; each has a file in configs/experiment")],
@@ -13,7 +15,7 @@ def experiment(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="settings in another YAML file")] = None,
     output: Annotated[Path | None, typer.Option(help="folder; runs/experiments/NAME if left out")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Perform an experiment.
 
@@ -24,10 +26,10 @@ def experiment(
     import torch
 
     from llada.cli.console import table_console
-    from llada.cli.extras import needs_matplotlib
+    from llada.cli.extras import needed
     from llada.config import load_config
 
-    with needs_matplotlib("figures"):
+    with needed("plot", "figures"):
         from llada.experiments.experiment import named, perform
 
     asked = named(name)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llada.cli.asking import AsJSON, Fields, sampler_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,11 +25,11 @@ def export(
     sampler: Annotated[
         str | None, typer.Option(help="that the card tells of, kept as sampler.yaml; low_confidence if not given")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the sampler, e.g. steps=32")] = None,
+    set_: Fields = None,
     name: Annotated[str | None, typer.Option(help="on the card; that of the folder if not given")] = None,
     licence: Annotated[str | None, typer.Option("--license", help="of the weights, for the card")] = None,
-    max_shard_size: Annotated[str, typer.Option(help="of a file of weights, such as 5GB")] = "50GB",
-    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON")] = False,
+    max_shard_size: Annotated[str | None, typer.Option(help="of a file of weights; 50GB if not given")] = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Write a model with its card, and check it.
 
@@ -39,11 +41,10 @@ def export(
     import torch
 
     from llada import __version__
-    from llada.cli.asking import sampler_of
     from llada.config import to_yaml
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive
-    from llada.model.card import Merger, model_card
+    from llada.model.card import Merger, Origin, Use, model_card
     from llada.model.export import export as write
     from llada.train.journal import read_log
     from llada.train.lora import merge_adapter
@@ -67,20 +68,21 @@ def export(
         loaded = merge_adapter(loaded, adapter)
     log = [] if run is None else read_log(run)
     saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype")
+    origin = Origin(
+        run=ran,
+        measured=log[-1] if log else None,
+        versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
+        merger=None if adapter is None else Merger(str(adapter), str(source)),
+        rounded=None if dtype is None or dtype == saved else (saved or "another dtype", dtype),
+    )
     card = model_card(
         name or output.name,
         folder=output.resolve().name,
-        masked=masked,
-        chat=chat,
+        use=Use(fields.model_dump(exclude_unset=True), chat) if masked else None,
+        origin=origin,
         sizes=loaded.config.to_diff_dict(),
         parameters=sum(p.numel() for p in loaded.parameters()),
-        run=ran,
-        measured=log[-1] if log else None,
-        sampler=fields.model_dump(exclude_unset=True),
-        versions={"llada-lm": __version__} | {each: version(each) for each in ("torch", "transformers")},
         licence=licence,
-        merger=None if adapter is None else Merger(str(adapter), str(source)),
-        rounded=None if dtype is None or dtype == saved else (saved or "another dtype", dtype),
     )
     files = {"README.md": card.encode()}
     if masked:

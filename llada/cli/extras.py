@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from llada.checkup import DISTRIBUTION, EXTRAS
+from llada.config import ConfigError
+
 
 @contextmanager
-def needs_matplotlib(what: str) -> Iterator[None]:
-    """Around imports: where matplotlib is missing, ValueError says that `what` need it and how to install it."""
+def needed(extra: str, what: str) -> Iterator[None]:
+    """Around imports: where a module of the extra is missing, ConfigError says so and how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("matplotlib"):
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS[extra]:
             raise
-        raise ValueError(f"{what} need matplotlib: pip install 'llada-lm[plot]'") from None
+        raise ConfigError(f"{module} is needed for {what}: pip install '{DISTRIBUTION}[{extra}]'") from None

@@ -46,29 +46,29 @@ def generate(
         other = "--json" if as_json else "--watch"
         raise ValueError(f"--stream does not go with {other}, which shows the text in its own way; leave one out")
     how = asking.looking(watch, delay, trace, alternatives)
-    asked = asking.load(model, sampler, set_, device)
-    tokenizer = asked.tokenizer
+    loaded = asking.load(model, sampler, set_, device)
+    tokenizer = loaded.tokenizer
     ids = encode(tokenizer, prompt) if raw else encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
-    given = torch.tensor([ids], dtype=torch.long, device=asked.model.device)
+    given = torch.tensor([ids], dtype=torch.long, device=loaded.model.device)
     before = prompt if raw else ""
 
     def states(meter: Meter, likeliest: Likeliest | None) -> Iterator[State]:
         passing = sampling.generation_states(
-            asked.model, given, None, asked.sampler, seed, meter=meter, likeliest=likeliest
+            loaded.model, given, None, loaded.sampler, seed, meter=meter, likeliest=likeliest
         )
         return asking.streamed(passing, len(ids), tokenizer, before) if stream else passing
 
-    if asked.sampler.longest is not None:
+    if loaded.sampler.longest is not None:
         if how.watch or how.trace is not None or stream:
             raise ValueError(
                 "longest: an answer that finds its own length has no steps to watch, record or stream, as its canvas "
                 "grows; leave out --watch, --trace and --stream"
             )
-        out = sampling.generate(asked.model, given, None, asked.sampler, seed)
+        out = sampling.generate(loaded.model, given, None, loaded.sampler, seed)
     else:
         out = asking.run(
-            asked,
-            sampling.canvas_of(asked.model, given, asked.sampler),
+            loaded,
+            sampling.canvas_of(loaded.model, given, loaded.sampler),
             states,
             how,
             Console(stderr=True),

@@ -36,20 +36,20 @@ def infill(
     if GAP not in text:
         raise ValueError(f"the text has no gap; mark each with {GAP}, or continue a text with llada generate --raw")
     how = asking.looking(watch, delay, trace, alternatives)
-    asked = asking.load(model, sampler, set_, device)
-    settings = asked.sampler.between_texts(end_tokens(asked.model))
+    loaded = asking.load(model, sampler, set_, device)
+    settings = loaded.sampler.between_texts(end_tokens(loaded.model))
     advice = "shorten the text, or give it fewer or smaller gaps (--gap)"
-    check_length(asked.model, gap * text.count(GAP), advice)  # before so many masks are made
-    tokens = encode_gaps(asked.tokenizer, text, gap, asked.model.config.mask_token_id)
-    check_length(asked.model, len(tokens), advice)
-    canvas = torch.tensor([tokens], device=asked.model.device)
+    check_length(loaded.model, gap * text.count(GAP), advice)  # before so many masks are made
+    tokens = encode_gaps(loaded.tokenizer, text, gap, loaded.model.config.mask_token_id)
+    check_length(loaded.model, len(tokens), advice)
+    canvas = torch.tensor([tokens], device=loaded.model.device)
     out = asking.run(
-        asked,
+        loaded,
         canvas,
         lambda meter, likeliest: infill_states(
-            asked.model, canvas, None, settings, seed, meter=meter, likeliest=likeliest
+            loaded.model, canvas, None, settings, seed, meter=meter, likeliest=likeliest
         ),
         how,
         Console(stderr=True),
     )
-    asking.told(out, str(asked.tokenizer.decode(out.sequences[0])), as_json)
+    asking.told(out, str(loaded.tokenizer.decode(out.sequences[0])), as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llada.cli.asking import AsJSON
 from llada.config import load_config, read_yaml
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     devices: Annotated[int, typer.Option(help="that share the run", min=1)] = 1,
     probe: Annotated[bool, typer.Option(help="measure a few steps on this machine")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON, and nothing else")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Print parameters, tokens, arithmetic, memory and time of a run.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
+from llada.cli.asking import AsJSON
 from llada.data.bad_rows import BadRows
 from llada.data.corpus import SPLITS, Corpus, documentation_corpus, text_corpus
 from llada.data.instructions import FAMILIES, as_messages, instructions
@@ -48,7 +49,7 @@ def prepare(
     families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
     count: Annotated[int | None, typer.Option(help="instructions per family; 2000 if not given", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="of generated instructions; 0 if not given")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was written as JSON, and nothing else")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Write data that `llada pretrain` (text) or `llada sft` (instructions) reads.
 

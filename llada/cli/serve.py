@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from llada.cli.asking import Device, Fields, Sampler, load
+from llada.cli.extras import needed
 from llada.config import ConfigError, apply_overrides
 
 _KEY = "LLADA_API_KEY"
@@ -34,13 +35,11 @@ def serve(
 
     llada serve runs/quickstart/sft/model --set gen_length=32 --port 8000
     """
-    try:
+    with needed("serve", "llada serve"):
         import uvicorn
 
         from llada.listening import Server, listen
         from llada.serve.app import LOOPBACK, make_app
-    except ModuleNotFoundError as missing:
-        raise ConfigError(f"llada serve needs {missing.name}: pip install 'llada-lm[serve]'") from None
     from llada.serve.limits import Limits
 
     key = _key(api_key)
@@ -49,13 +48,13 @@ def serve(
         raise ConfigError(f"--host {host} can be reached from elsewhere; give an --api-key that is asked for")
     limits = Limits(**apply_overrides({}, limit or ()))
     address = listen(host, port)
-    asked = load(model, sampler, set_, device)
+    loaded = load(model, sampler, set_, device)
     hosts = LOOPBACK if local else ("*",)
     app = make_app(
-        asked.model,
-        asked.tokenizer,
+        loaded.model,
+        loaded.tokenizer,
         name=name or str(model),
-        sampler=asked.sampler,
+        sampler=loaded.sampler,
         limits=limits,
         api_key=key,
         hosts=hosts,

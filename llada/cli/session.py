@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from llada.config import ConfigError, apply_overrides
 from llada.data.chat import decode_response, encode_prompt
 from llada.data.conversations import read_conversations
-from llada.durable import check_file, publish_file
+from llada.durable import check_new_file, publish_file
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.denoise import State
@@ -33,10 +33,10 @@ HELP = """/set KEY VALUE   change the sampler, e.g. /set steps 32
 /quit            leave, as does the end of input (Ctrl-D)"""
 
 
-class Reply(NamedTuple):
-    """What is said back: by the program, or by the model once it is run."""
+class Effect(NamedTuple):
+    """What a line brings about."""
 
-    text: str = ""
+    text: str = ""  # that the program says to it
     asks: bool = False  # the model is to answer
     ends: bool = False
 
@@ -53,17 +53,17 @@ class Session:
     turns: int = 0  # answers that were asked for: each has other random numbers
     _before: list[dict[str, str]] = field(default_factory=list)  # the messages, before what is being answered
 
-    def take(self, line: str) -> Reply:
+    def take(self, line: str) -> Effect:
         """Do what a line says. Raises ValueError or OSError, without any change, where that cannot be done."""
         line = line.strip()
         if not line:
-            return Reply()
+            return Effect()
         self._before = self.messages
         if not line.startswith("/"):
             said = [*self.messages, {"role": "user", "content": line}]
             self._check_room(said)
             self.messages = said
-            return Reply(asks=True)
+            return Effect(asks=True)
         name, _, rest = line[1:].partition(" ")
         command = _COMMANDS.get(name)
         if command is None:
@@ -111,19 +111,19 @@ class Session:
                 f"{most}; /clear it, say less, or /set {self.sampler.length_field} to less"
             )
 
-    def _set(self, rest: str) -> Reply:
+    def _set(self, rest: str) -> Effect:
         key, _, value = rest.replace("=", " ", 1).partition(" ")
         if not key or not value.strip():
             raise ValueError("give a field of the sampler and its value, such as /set steps 32")
         changed = apply_overrides(self.sampler.model_dump(exclude_unset=True), [f"{key}={value.strip()}"])
         return self._take_sampler(SamplerConfig(**changed))
 
-    def _named(self, rest: str) -> Reply:
+    def _named(self, rest: str) -> Effect:
         if not rest:
             raise ValueError("give the name of a sampler, such as /sampler semi_autoregressive")
         return self._take_sampler(SamplerConfig(**SamplerConfig.values_of(rest, gen_length=self.sampler.gen_length)))
 
-    def _take_sampler(self, sampler: SamplerConfig) -> Reply:
+    def _take_sampler(self, sampler: SamplerConfig) -> Effect:
         sampler.check_lengths()
         most = self.model.config.max_position_embeddings
         if sampler.most_tokens >= most:
@@ -132,44 +132,42 @@ class Session:
                 "positions; set it to less, with /set or in a .yaml file for /sampler"
             )
         self.sampler = sampler
-        return Reply(f"sampler: {_described(sampler)}")
+        return Effect(f"sampler: {_described(sampler)}")
 
-    def _show(self) -> Reply:
+    def _show(self) -> Effect:
         asked = self.messages if self.messages and self.messages[-1]["role"] == "user" else None
         tokens = len(encode_prompt(self.tokenizer, asked or [*self.messages, {"role": "user", "content": "?"}]))
         most = self.model.config.max_position_embeddings
-        return Reply(
+        return Effect(
             f"sampler: {_described(self.sampler)}\n{len(self.messages)} messages, about {tokens} of {most} tokens"
         )
 
-    def _system(self, rest: str) -> Reply:
+    def _system(self, rest: str) -> Effect:
         others = [message for message in self.messages if message["role"] != "system"]
         told = [{"role": "system", "content": rest}, *others] if rest else others
         if others:
             self._check_room(told)
         self.messages = told
-        return Reply(f"the model is told: {rest}" if rest else "nothing is told before the conversation")
+        return Effect(f"the model is told: {rest}" if rest else "nothing is told before the conversation")
 
-    def _again(self) -> Reply:
+    def _again(self) -> Effect:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             raise ValueError("there is no answer yet that could be given anew; ask something")
         encode_prompt(self.tokenizer, self.messages[:-1])  # of a loaded conversation, what it answers may be missing
         self.messages = self.messages[:-1]
-        return Reply(asks=True)
+        return Effect(asks=True)
 
-    def _save(self, rest: str) -> Reply:
+    def _save(self, rest: str) -> Effect:
         if not rest:
             raise ValueError("give a file, such as /save conversation.jsonl")
         if not self.messages:
             raise ValueError("there is nothing to save yet; ask something")
         path = Path(rest)
-        check_file(path)
-        if path.exists():
-            raise FileExistsError(f"{path} exists; choose another name")
+        check_new_file(path)
         publish_file(path, json.dumps({"messages": self.messages}, ensure_ascii=False).encode() + b"\n")
-        return Reply(f"saved {len(self.messages)} messages in {path}")
+        return Effect(f"saved {len(self.messages)} messages in {path}")
 
-    def _load(self, rest: str) -> Reply:
+    def _load(self, rest: str) -> Effect:
         if not rest:
             raise ValueError("give a file, such as /load conversation.jsonl")
         loaded = [dict(message) for message in next(iter(read_conversations(rest)))]
@@ -177,21 +175,21 @@ class Session:
             loaded.pop()  # it has no answer, and can be said again
         self._check_room([*loaded, {"role": "user", "content": "?"}])
         self.messages = loaded
-        return Reply("\n".join(f"{message['role']}: {message['content']}" for message in loaded))
+        return Effect("\n".join(f"{message['role']}: {message['content']}" for message in loaded))
 
-    def _clear(self) -> Reply:
+    def _clear(self) -> Effect:
         self.messages = [message for message in self.messages if message["role"] == "system"]
-        return Reply("forgotten" + (", but for what is told before it (/system)" if self.messages else ""))
+        return Effect("forgotten" + (", but for what is told before it (/system)" if self.messages else ""))
 
 
 def _described(sampler: SamplerConfig) -> str:
     return ", ".join(f"{name}={value}" for name, value in sampler.model_dump(exclude_unset=True).items()) or "default"
 
 
-def _alone(command: Callable[[Session], Reply]) -> Callable[[Session, str], Reply]:
+def _alone(command: Callable[[Session], Effect]) -> Callable[[Session, str], Effect]:
     """A command that nothing follows."""
 
-    def taken(session: Session, rest: str) -> Reply:
+    def taken(session: Session, rest: str) -> Effect:
         if rest:
             raise ValueError(f"nothing follows this command; leave out {rest!r}")
         return command(session)
@@ -199,7 +197,7 @@ def _alone(command: Callable[[Session], Reply]) -> Callable[[Session, str], Repl
     return taken
 
 
-_COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
+_COMMANDS: dict[str, Callable[[Session, str], Effect]] = {
     "set": Session._set,
     "sampler": Session._named,
     "show": _alone(Session._show),
@@ -208,6 +206,6 @@ _COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "save": Session._save,
     "load": Session._load,
     "clear": _alone(Session._clear),
-    "help": _alone(lambda session: Reply(HELP)),
-    "quit": _alone(lambda session: Reply(ends=True)),
+    "help": _alone(lambda session: Effect(HELP)),
+    "quit": _alone(lambda session: Effect(ends=True)),
 }

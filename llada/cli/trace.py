@@ -96,10 +96,10 @@ def _draw(
 
     from tqdm import tqdm
 
-    from llada.cli.extras import needs_matplotlib
+    from llada.cli.extras import needed
     from llada.durable import publish_file
 
-    with needs_matplotlib("pictures"):
+    with needed("plot", "pictures"):
         from llada.show.picture import animate, order_figure, undrawn, written
 
     still = output.suffix == ".png"

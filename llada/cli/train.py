@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llada.cli.asking import AsJSON
 from llada.config import load_config
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ Config = Annotated[Path, typer.Argument(help="YAML file of the run")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values to change, dotted keys")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on from the newest valid checkpoint, or start")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="two steps, a save and a resume; leaves nothing behind")]
-
-AsJSON = Annotated[bool, typer.Option("--json", help="print what came out as JSON, and nothing else")]
 
 
 def pretrain(

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llada.cli.asking import AsJSON, Device, sampler_of
+
 
 def tune(
     model: Annotated[Path, typer.Argument(help="folder of a trained model")],
@@ -27,10 +29,10 @@ def tune(
     split: Annotated[bool, typer.Option(help="choose by one half of the rows, judge by the other")] = True,
     batch_size: Annotated[int, typer.Option(help="answers at a time", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="of the random numbers and the halves")] = 0,
-    device: Annotated[str | None, typer.Option(help="such as cuda; the CPU if not given")] = None,
+    device: Device = None,
     results: Annotated[Path | None, typer.Option(help="JSON file to keep measurements in, and go on from")] = None,
     output: Annotated[Path | None, typer.Option(help="YAML file for the chosen sampler, for --sampler")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print table and choice as JSON, and nothing else")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Find the cheapest accurate sampler.
 
@@ -39,21 +41,20 @@ def tune(
     from tqdm import tqdm
 
     from llada.cli.operating_point import announce, headline, record, show
-    from llada.config import load_config, to_yaml
-    from llada.durable import check_file, publish_file
+    from llada.config import to_yaml
+    from llada.durable import check_file, check_new_file, publish_file
     from llada.eval.grid import grid
     from llada.eval.measure import measure
     from llada.eval.results import Results, subject_of
     from llada.eval.task import check_prompts, read_task
     from llada.eval.tune import operating_point, rows_of, sweep
     from llada.model.checkpoint import load_pretrained
-    from llada.sampling.config import SamplerConfig
 
-    for path in filter(None, (output, results)):
-        check_file(path)
-    if output is not None and output.exists():
-        raise FileExistsError(f"{output} exists; choose another name or remove it")
-    base = load_config(SamplerConfig, SamplerConfig.file_of(sampler), set_ or ())
+    if results is not None:
+        check_file(results)
+    if output is not None:
+        check_new_file(output)
+    base = sampler_of(sampler, set_)
     tried = grid(
         base,
         steps=_values("--steps", steps, int),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llada.cli.asking import Device, Fields, Sampler, load
-from llada.config import ConfigError
+from llada.cli.extras import needed
 
 
 def ui(
@@ -23,15 +23,13 @@ def ui(
 
     llada ui runs/quickstart/sft/model --set gen_length=32
     """
-    try:
+    with needed("ui", "llada ui"):
         from llada.listening import listen
         from llada.web.page import Shown, make_app
         from llada.web.server import ADDRESS, run
-    except ModuleNotFoundError as missing:
-        raise ConfigError(f"llada ui needs {missing.name}: pip install 'llada-lm[ui]'") from None
 
     address = listen(ADDRESS, port)
-    asked = load(model, sampler, set_, device)
+    loaded = load(model, sampler, set_, device)
     with tempfile.TemporaryDirectory(prefix="llada-ui-") as folder:
-        shown = Shown(asked.model, asked.tokenizer, str(model), asked.sampler, sampler, Path(folder))
+        shown = Shown(loaded.model, loaded.tokenizer, str(model), loaded.sampler, sampler, Path(folder))
         run(make_app(shown), address)

@@ -72,8 +72,7 @@ def complete(
         prompt, attention_mask = prompt.to(model.device), attention_mask.to(model.device)
         numbers = start if rows is None else torch.tensor(rows[start : start + len(batch)])
         out = generate(model, prompt, attention_mask, sampler, seed, first_row=numbers)
-        tokens = (out.tokens_per_forward * out.forward_passes).round().long()
-        costs = (each.tolist() for each in (out.forward_passes, out.query_tokens, tokens))
+        costs = (each.tolist() for each in (out.forward_passes, out.query_tokens, out.tokens))
         for ids, *cost in zip(out.sequences[:, prompt.shape[1] :].tolist(), *costs, strict=True):
             yield Completion(ids, *cost)
         start += len(batch)

@@ -103,7 +103,7 @@ def known_arguments() -> list[str]:
     return sorted({*ORIGINAL, "remasking", *Source.model_fields, *Settings.model_fields, *SamplerConfig.model_fields})
 
 
-class Asked(NamedTuple):
+class Demand(NamedTuple):
     """What a task asks of a generation."""
 
     sampler: SamplerConfig
@@ -111,7 +111,7 @@ class Asked(NamedTuple):
     most: int | None  # tokens of an answer; what is beyond is cut off
 
 
-def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Asked:
+def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Demand:
     """The sampler as the task wants it: each of its `generation_kwargs` is honoured or refused.
 
     `max_gen_toks` is the `gen_length` of a sampler that has none of its own, and otherwise cuts longer answers. Fields
@@ -137,7 +137,7 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Asked:
     fields |= given
     if sampler.longest is None and "gen_length" not in sampler.model_fields_set | fields.keys():
         fields["gen_length"] = _GEN_LENGTH if most is None else most
-    return Asked(sampler.replace(**fields), [stop for stop in until if stop], most)
+    return Demand(sampler.replace(**fields), [stop for stop in until if stop], most)
 
 
 def _drawn(sampler: SamplerConfig, given: dict[str, Any]) -> dict[str, Any]:

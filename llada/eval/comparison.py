@@ -110,10 +110,10 @@ def until(found: Iterator[Comparison], precision: float | None) -> Comparison:
 
     The last one where there are no more, and one whose error is that of the rows, which more masks do not lessen.
 
-    Raises ValueError for a precision that cannot be reached, which is 0 or less.
+    Raises ValueError for a precision that is not more than 0 and finite.
     """
-    if precision is not None and precision <= 0:
-        raise ValueError(f"precision={precision:g} must be more than 0, a standard error in nats per token")
+    if precision is not None and not 0 < precision < math.inf:
+        raise ValueError(f"precision={precision:g} must be more than 0 and finite, a standard error in nats per token")
     comparison = next(found)
     if precision is not None:
         while comparison.difference.stderr > precision >= comparison.of_rows:

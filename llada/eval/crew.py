@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llada.eval.arguments import Settings
 from llada.eval.processes import Processes, sendable
-from llada.eval.respond import Kind, answer
+from llada.eval.respond import WorkKind, answer
 from llada.eval.responses import Response, Responses
 from llada.model.modeling import LLaDAForMaskedLM
 
@@ -21,7 +21,7 @@ from llada.model.modeling import LLaDAForMaskedLM
 class Work(NamedTuple):
     """What is handed out: every process takes its share of it."""
 
-    kind: Kind
+    kind: WorkKind
     asked: dict[str, Any]  # by the keys of the responses
     settings: Settings
 

@@ -207,10 +207,16 @@ def rolling_log_likelihood(
 
 
 def perplexity(likelihood: Estimate, tokens: int) -> Estimate:
-    """An upper bound on the perplexity per token, exp(-log p / tokens), from a lower bound on log p of `tokens`."""
+    """An upper bound on the perplexity per token, exp(-log p / tokens), from a lower bound on log p of `tokens`.
+
+    Infinite where that is more than a float holds.
+    """
     if tokens < 1:
         raise ValueError(f"tokens={tokens} must be at least 1")
-    value = math.exp(-likelihood.value / tokens)
+    try:
+        value = math.exp(-likelihood.value / tokens)
+    except OverflowError:  # above 709 nats per token
+        return Estimate(math.inf, math.inf, likelihood.samples)
     return Estimate(value, value * likelihood.stderr / tokens, likelihood.samples)
 
 

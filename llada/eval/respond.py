@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from llada.eval.answers import complete
-from llada.eval.arguments import Asked, Settings
+from llada.eval.arguments import Demand, Settings
 from llada.eval.greedy import is_greedy
 from llada.eval.likelihood import log_likelihoods, rolling_log_likelihood
 from llada.eval.responses import Response
@@ -17,7 +17,7 @@ from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.request import end_tokens
 
 Keep = Callable[[str, Response], None]  # (key of the request, response)
-Kind = Literal["likelihoods", "greedy answers", "likelihoods of texts", "texts"]
+WorkKind = Literal["likelihoods", "greedy answers", "likelihoods of texts", "texts"]
 
 
 class Pair(NamedTuple):
@@ -32,11 +32,11 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     dropped: int
-    how: Asked
+    how: Demand
 
 
 def answer(
-    kind: Kind,
+    kind: WorkKind,
     model: LLaDAForMaskedLM,
     tokenizer: PreTrainedTokenizerBase,
     asked: Mapping[str, Any],

@@ -16,61 +16,69 @@ class Merger(NamedTuple):
     base: str
 
 
+class Origin(NamedTuple):
+    """How weights came to be, and how good they were found to be."""
+
+    run: Mapping[str, Any] | None  # the configuration of the run, with a merger that of the base; None: not known
+    measured: Mapping[str, Any] | None  # the last line of its log; not told with a merger, as it is of other weights
+    versions: Mapping[str, str]  # of the packages that wrote them
+    merger: Merger | None = None
+    rounded: tuple[str, str] | None = None  # dtypes, of the weights that were measured and of these; None: the same
+
+
+class Use(NamedTuple):
+    """How a mask predictor is asked."""
+
+    sampler: Mapping[str, Any]  # the fields that are set
+    chat: bool  # it answers questions; false: it continues texts
+
+
 def model_card(
     name: str,
     *,
     folder: str,
-    masked: bool,
-    chat: bool,
+    use: Use | None,
+    origin: Origin,
     sizes: Mapping[str, Any],
     parameters: int,
-    run: Mapping[str, Any] | None,
-    measured: Mapping[str, Any] | None,
-    sampler: Mapping[str, Any],
-    versions: Mapping[str, str],
     licence: str | None,
-    merger: Merger | None = None,
-    rounded: tuple[str, str] | None = None,
 ) -> str:
     """Markdown with the header that model hubs read.
 
     Args:
         folder: what its code loads the model from.
-        chat: the model answers questions; false: it continues texts. Of no effect on a baseline.
-        run: the configuration of the training run, with a merger that of the base; None: not known.
-        measured: the last line of its log, with `bound` and `bound_stderr`, which with a merger are of other weights
-            and not told.
-        rounded: the dtype of the weights that were measured, and of those that are told of; None: they are the same.
+        use: None: it is an autoregressive baseline, which has no sampler.
         licence: of the weights, as the hubs name licences; None: the card says that it is not given.
     """
+    masked, merger = use is not None, origin.merger
     header: dict[str, Any] = {"library_name": "llada" if masked else "transformers", "pipeline_tag": "text-generation"}
     header["tags"] = ["masked-diffusion", "llada"] if masked else ["llada-baseline"]
     if licence is not None:
         header["license"] = licence
     kind = "A masked diffusion language model" if masked else "An autoregressive baseline of a masked diffusion model"
-    origin = "" if merger is None else f"; the adapter `{merger.adapter}` is merged into `{merger.base}`"
+    merged = "" if merger is None else f"; the adapter `{merger.adapter}` is merged into `{merger.base}`"
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {name}\n",
-        f"{kind} with {parameters:,} parameters{origin}.\n",
+        f"{kind} with {parameters:,} parameters{merged}.\n",
         "## Use\n",
-        _use(folder, sampler, chat=chat) if masked else _use_baseline(folder),
+        _use_baseline(folder) if use is None else _use(folder, use),
         "## Training\n" if merger is None else f"## Training of `{merger.base}`, before the adapter\n",
-        _training(run),
+        _training(origin.run),
         "## Measured\n",
-        _measured(None if merger is not None else measured, rounded, masked=masked),
+        _measured(None if merger is not None else origin.measured, origin.rounded, masked=masked),
         "## Sizes\n",
         _block(json.dumps(dict(sizes), indent=1), "json"),
         "## Made with\n",
-        "".join(f"* {package} {version}\n" for package, version in versions.items()),
+        "".join(f"* {package} {version}\n" for package, version in origin.versions.items()),
     ]
     if licence is None:
         parts.append("\nNo licence is given for these weights.\n")
     return "\n".join(parts)
 
 
-def _use(folder: str, sampler: Mapping[str, Any], *, chat: bool) -> str:
-    fields = ", ".join(f"{key}={value!r}" for key, value in sampler.items())
-    if chat:
+def _use(folder: str, use: Use) -> str:
+    fields = ", ".join(f"{key}={value!r}" for key, value in use.sampler.items())
+    if use.chat:
         needed = "from llada.data.chat import decode_response, encode_prompt"
         ids = f'encode_prompt(tokenizer, [{{"role": "user", "content": "{QUESTION}"}}])'
         text = "decode_response(tokenizer, out.sequences[0, prompt.shape[1]:].tolist())"

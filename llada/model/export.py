@@ -13,15 +13,14 @@ from llada.model.baseline import load_autoregressive
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 
-LAST_LARGE = "50GB"  # bytes of a file of weights, where nobody says otherwise: one file
+LARGEST_FILE = "50GB"  # of weights, so that those of most models are in one
 
 
 class Written(NamedTuple):
-    """What is in the folder, and that it is what was to be written."""
+    """What is in the folder."""
 
     parameters: int
     files: list[str]
-    difference: float  # largest between logits of the model and of what was read again; 0
 
 
 @torch.no_grad()
@@ -31,12 +30,13 @@ def export(
     output: Path,
     files: Mapping[str, bytes],
     *,
-    max_shard_size: str = LAST_LARGE,
+    max_shard_size: str | None = None,
 ) -> Written:
     """Write weights, configuration, tokenizer and other files; then read them, and compare logits bit for bit.
 
     Args:
         files: what else belongs to the model, such as README.md, by name.
+        max_shard_size: of a file of weights, such as "5GB"; None: `LARGEST_FILE`.
 
     Raises FileExistsError where `output` has anything in it, and ValueError where what is read again predicts
     otherwise; nothing has the name then.
@@ -44,7 +44,7 @@ def export(
     check_folder(output)
     output = output.resolve()  # of a link to an empty folder, the folder
     filled = partial_folder(output)
-    model.save_pretrained(filled, max_shard_size=max_shard_size)
+    model.save_pretrained(filled, max_shard_size=max_shard_size or LARGEST_FILE)
     tokenizer.save_pretrained(filled)
     for name, content in files.items():
         write_durably(filled / name, content)
@@ -60,7 +60,7 @@ def export(
     if output.exists():
         output.rmdir()
     publish_folder(filled, output)
-    return Written(sum(p.numel() for p in model.parameters()), sorted(p.name for p in output.iterdir()), difference)
+    return Written(sum(p.numel() for p in model.parameters()), sorted(p.name for p in output.iterdir()))
 
 
 def _canvas(vocabulary: int) -> Tensor:

@@ -27,6 +27,11 @@ class Generation(NamedTuple):
     tokens_per_forward: Tensor  # (B,) generated tokens, up to and with the first EOS, per call
     query_tokens: Tensor  # (B,) positions that were computed in these calls, which a cache or speculation changes
 
+    @property
+    def tokens(self) -> Tensor:
+        """int64 (B,) generated tokens, up to and with the first EOS."""
+        return (self.tokens_per_forward * self.forward_passes).round().long()
+
 
 def generate(
     model: MaskPredictor,

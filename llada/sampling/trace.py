@@ -41,8 +41,8 @@ _COLUMNS = ("step", "row", "position", "token", "kind")  # of whole numbers, bes
 class Trace:
     """A run of the sampler, on the CPU. Changes are sorted by step, row and position.
 
-    Raises ValueError where that is not so, where columns differ in length, and where a change lies outside the canvas
-    or the steps.
+    Raises ValueError where that is not so, where columns differ in length, where a change lies outside the canvas or
+    the steps, and for a probability that is not finite, which no sampler gives.
     """
 
     mask_token_id: int
@@ -77,6 +77,9 @@ class Trace:
                 raise ValueError(f"{name} has a token below 0")
         if self.probability.dim() != 1:
             raise ValueError(f"probability has size {tuple(self.probability.shape)}; it must be one number per change")
+        for name in ("probability", "alternative_probability"):
+            if not getattr(self, name).isfinite().all():
+                raise ValueError(f"{name} has a value that is not finite")
         if ((self.blocks < 0) | (self.blocks > L)).any() or (self.blocks[:, 0] > self.blocks[:, 1]).any():
             raise ValueError(f"a block does not begin and end within the {L} positions")
         for name, size in (("step", self.steps), ("row", B), ("position", L), ("kind", len(Kind))):
@@ -131,12 +134,10 @@ class Trace:
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON, the whole of it or nothing; a file that had the name is replaced."""
         path = Path(path)
-        # JSON has no NaN, which is what a model that diverged predicts
-        probability = [p if math.isfinite(p) else None for p in self.probability.tolist()]
         stored = {"version": self.version, "mask_token_id": self.mask_token_id, "shape": list(self.canvas.shape)}
         stored |= {name: getattr(self, name).long().tolist() for name in ("canvas", "index", "blocks", "active")}
-        stored |= {name: getattr(self, name).tolist() for name in _COLUMNS} | {"probability": probability}
-        stored |= {name: getattr(self, name).tolist() for name in ("alternatives", "alternative_probability")}
+        others = ("probability", "alternatives", "alternative_probability")
+        stored |= {name: getattr(self, name).tolist() for name in (*_COLUMNS, *others)}
         publish_file(path, json.dumps(stored, separators=(",", ":")).encode())
 
     @classmethod
@@ -268,9 +269,7 @@ def _fields(stored: Any) -> dict[str, Any]:
     K = len(lists[0]) if lists and isinstance(lists[0], list) else 0
     values["alternatives"] = _whole_numbers(stored, "alternatives", N, K)
     try:
-        values["probability"] = torch.tensor(
-            [math.nan if p is None else p for p in stored["probability"]], dtype=torch.float64
-        )
+        values["probability"] = torch.tensor(list(stored["probability"]), dtype=torch.float64)
         others = torch.tensor(stored["alternative_probability"], dtype=torch.float64)
         values["alternative_probability"] = others.reshape(N, -1 if others.numel() else K)
     except (TypeError, ValueError, RuntimeError, OverflowError):

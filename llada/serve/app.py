@@ -59,7 +59,9 @@ def make_app(
 
     async def refused(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):  # no such path or method
-            error = RequestError(error.status_code, f"{request.method} {request.scope['path'][:200]}: {error.detail}")
+            told = f"{request.method} {request.scope['path'][:200]}: {error.detail}"
+            headers = None if error.headers is None else dict(error.headers)
+            error = RequestError(error.status_code, told, headers=headers)
         return _refused(error if isinstance(error, RequestError) else RequestError(500, "the request failed"))
 
     for kind in (RequestError, HTTPException, Exception):

@@ -188,6 +188,7 @@ class Scheduler:
         for grown in growing_states(self._model, prompt, asked.sampler, asked.seed, first_row=asked.row, meter=meter):
             sequence = grown.sequence
             self.forward_passes = before + int(meter.evaluations)  # sync
+            self._tell([job], prompt[:, :0], torch.zeros(1, dtype=torch.long), meter)  # that it has begun
             self._check_open()
             if job.cancelled:
                 return

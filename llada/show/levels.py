@@ -1,6 +1,5 @@
 """How sure a sampler was of a token, in three colours."""
 
-import math
 from typing import NamedTuple
 
 
@@ -14,6 +13,5 @@ LEVELS = (Level(0.7, "#009e73"), Level(0.3, "#e69f00"), Level(0.0, "#d55e00"))
 
 
 def level_of(probability: float) -> int:
-    """The number of the level of a probability; not a number, which a model that diverged gives, counts as 1."""
-    certain = 1.0 if math.isnan(probability) else probability
-    return next(number for number, level in enumerate(LEVELS) if certain >= level.least)
+    """The number of the level of a probability."""
+    return next(number for number, level in enumerate(LEVELS) if probability >= level.least)

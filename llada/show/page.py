@@ -50,14 +50,14 @@ def _events(tokenizer: PreTrainedTokenizerBase, told: Told) -> list[list[list[An
                 continue
             before[place] = now
             others = told.alternatives.get((fixed, place), ())
-            named = [[str(tokenizer.decode([token])), _number(p)] for token, p in others]
+            named = [[str(tokenizer.decode([token])), round(p, 6)] for token, p in others]
             events[place].append([frame.step, text, _number(frame.probability[place]), fixed, piece.special, named])
     return events
 
 
 def _number(probability: float) -> float | None:
-    """JSON has no NaN."""
-    return round(probability, 6) if math.isfinite(probability) else None
+    """None for that of a mask, which is not a number, as JSON has none such."""
+    return None if math.isnan(probability) else round(probability, 6)
 
 
 def alternatives_of(trace: Trace, row: int) -> Alternatives:

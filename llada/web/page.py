@@ -21,13 +21,13 @@ from llada.web.form import FIELDS, ORDER_NAMES, Form, check_given, form_of, pres
 from llada.web.painting import STYLE, legend, turns
 from llada.web.run import Outcome, page_of, run
 from llada.web.server import ADDRESS
-from llada.web.task import Asked, Kind, task_of
+from llada.web.task import TaskKind, Typed, task_of
 
 HOSTS = (ADDRESS, "localhost")  # that a browser may call it; others are pages that had their name point here
 WAITING = 32  # generations that wait for the one that runs
 SEEDS = (-(2**63), 2**63 - 1)
 ALTERNATIVES = (0, 100)
-LABELS: dict[Kind, tuple[str, str]] = {
+LABELS: dict[TaskKind, tuple[str, str]] = {
     "answer": ("Question", "is put in the chat layout"),
     "continue": ("Text to continue", "is given to the model as it is"),
     "fill in": ("Text with gaps", "Return the ___ of the array."),
@@ -207,7 +207,7 @@ def _connected(shown: Shown, parts: Parts) -> None:
     parts.kind.change(_asked, parts.kind, asked, **quiet)
 
 
-def _asked(kind: Kind) -> list[dict[str, Any]]:
+def _asked(kind: TaskKind) -> list[dict[str, Any]]:
     """What is asked for a kind of task: text, system prompt, conversation, fixed words, masks for a gap, length."""
     label, info = LABELS[kind]
     visible = [kind == "answer", kind == "answer", kind != "fill in", kind == "fill in", kind != "fill in"]
@@ -234,10 +234,10 @@ def _generated(shown: Shown, parts: Parts, values: dict[Any, Any], session: str 
         yield changes
 
 
-def _typed(shown: Shown, parts: Parts, values: dict[Any, Any]) -> Asked:
+def _typed(shown: Shown, parts: Parts, values: dict[Any, Any]) -> Typed:
     """What was typed; what is hidden for a kind of task is not looked at."""
     kind, most = values[parts.kind], shown.model.config.max_position_embeddings
-    return Asked(
+    return Typed(
         kind,
         values[parts.text],
         values[parts.system],

@@ -1,6 +1,5 @@
 """A canvas as HTML: colour is confidence, new tokens and new masks are marked. All text is escaped."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -64,7 +63,6 @@ def _span(frame: Frame, place: int, text: str, special: bool, position: int) -> 
         names, text = ["masked"] + ["again"] * (mark is Mark.REMASKED), "░"
     elif mark is not Mark.GIVEN:
         names += [f"level{level_of(probability)}"] + ["fresh"] * (mark is Mark.FRESH)
-        known = "not a number" if math.isnan(probability) else f"{probability:.3f}"
-        hint += f", step {frame.revealed_at[place]}, probability {known}"
+        hint += f", step {frame.revealed_at[place]}, probability {probability:.3f}"
     shown = escape(text).replace("\n", "↵\n")
     return f'<span class="{" ".join(names)}" title="{escape(hint)}">{shown}</span>'

@@ -24,13 +24,13 @@ from llada.sampling.request import check_length, end_tokens
 from llada.web.fixed import place, read_fixed
 
 PASSES = 4096  # calls of the network for a task, as all who have the page open wait for one another
-Kind = Literal["answer", "continue", "fill in"]
+TaskKind = Literal["answer", "continue", "fill in"]
 
 
-class Asked(NamedTuple):
+class Typed(NamedTuple):
     """What somebody typed."""
 
-    kind: Kind
+    kind: TaskKind
     text: str
     system: str = ""  # answer: what the model is told before all else
     earlier: Sequence[Mapping[str, str]] = ()  # answer: the conversation so far
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 class Task(NamedTuple):
     """What is to be done."""
 
-    kind: Kind
+    kind: TaskKind
     sampler: SamplerConfig
     canvas: Tensor  # (1, L) that the sampler begins with
     prompt: int  # tokens before the answer
@@ -71,14 +71,14 @@ class Task(NamedTuple):
         return self.before + decode_response(tokenizer, tokens[self.prompt :], at_least=self.fixed or 0)
 
 
-def messages_of(asked: Asked) -> list[Mapping[str, str]]:
+def messages_of(asked: Typed) -> list[Mapping[str, str]]:
     """The conversation that the model is to answer."""
     told = [{"role": "system", "content": asked.system}] if asked.system.strip() else []
     return [*told, *asked.earlier, {"role": "user", "content": asked.text}]
 
 
 def task_of(
-    model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: Asked, values: Mapping[str, Any]
+    model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: Typed, values: Mapping[str, Any]
 ) -> Task:
     """The task, with the fields of a sampler. Filling in leaves out `gen_length`, as the text says it.
 
@@ -95,7 +95,7 @@ def task_of(
     return task
 
 
-def _made(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: Asked, values: Mapping[str, Any]) -> Task:
+def _made(model: LLaDAForMaskedLM, tokenizer: PreTrainedTokenizerBase, asked: Typed, values: Mapping[str, Any]) -> Task:
     mask = model.config.mask_token_id
     others = {name: value for name, value in values.items() if name != "gen_length"}
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from console import llada
+
+from llada.model.checkpoint import load_pretrained
 
 PRETRAIN = """
 length: 32
@@ -44,3 +47,15 @@ def tuned(pretrained, tmp_path_factory) -> Path:
         llada(monkeypatch, "sft", folder / "sft.yaml", f"init={pretrained / 'model'}", f"output={folder / 'run'}",
               f"train={folder / 'data' / 'train.jsonl'}", f"heldout={folder / 'data' / 'test.jsonl'}")  # fmt: skip
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def diverged(tuned, tmp_path_factory) -> Path:
+    """The folder of a model whose logits are not numbers."""
+    folder = tmp_path_factory.mktemp("diverged")
+    model, tokenizer = load_pretrained(tuned / "model")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

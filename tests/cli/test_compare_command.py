@@ -124,6 +124,24 @@ def test_a_likelihood_that_beats_a_bound_may_not_beat_the_likelihood(models, pre
     assert f"; of {tmp_path / 'wild'} only a bound is known" in said
 
 
+def test_perplexity_beyond_all_floats_is_told_as_infinite(models, prepared, tmp_path, monkeypatch, capsys):
+    model, tokenizer = library.load_pretrained(models[0])
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=1e4, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tmp_path / "wild")
+    tokenizer.save_pretrained(tmp_path / "wild")
+    given = ["compare", tmp_path / "wild", models[0], prepared / "heldout", *ROWS, "--output", tmp_path / "result.json"]
+    llada(monkeypatch, *given)
+    assert "inf ± inf" in capsys.readouterr().out
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    wild = json.loads((tmp_path / "result.json").read_text(), parse_constant=refused)["first"]
+    assert wild["nats_per_token"] > 709  # beyond it exp overflows
+    assert (wild["perplexity"], wild["perplexity_stderr"]) == (None, None)
+
+
 def test_rounds_go_on_until_the_difference_is_known_or_the_rows_are_the_error(
     models, prepared, tmp_path, monkeypatch, capsys
 ):
@@ -170,7 +188,9 @@ def test_conversations_and_texts_are_compared(models, tuned, tmp_path, monkeypat
         ((0, 1), ["--samples", 1], "Invalid value for '--samples'"),
         ((2, 2), ["--samples", 4], "--samples and --precision have no effect on exact likelihoods; leave them out"),
         ((2, 2), ["--precision", 0.1], "--samples and --precision have no effect on exact likelihoods"),
-        ((0, 1), ["--precision", 0], "precision=0 must be more than 0, a standard error in nats per token"),
+        ((0, 1), ["--precision", 0], "precision=0 must be more than 0 and finite, a standard error in nats per token"),
+        ((0, 1), ["--precision", "nan"], "precision=nan must be more than 0 and finite"),
+        ((0, 1), ["--precision", "inf"], "precision=inf must be more than 0 and finite"),
         ((0, 1), ["--output", "nowhere/a.json"], "there is no folder nowhere; make it first"),
     ],
 )

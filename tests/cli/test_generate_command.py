@@ -168,3 +168,11 @@ def test_model_without_a_tokenizer_is_refused(golden, monkeypatch, capsys):
     assert "has no tokenizer; generate with llada.generate" in refusal(
         monkeypatch, capsys, "generate", golden.folder, "a"
     )
+
+
+@pytest.mark.parametrize("arguments", [["generate", "a", "--set", "gen_length=8"], ["infill", "a ___"]])
+def test_model_that_diverged_is_told_with_an_exit_code_of_its_own(arguments, diverged, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        llada(monkeypatch, arguments[0], diverged, *arguments[1:])
+    assert stop.value.code == 3
+    assert "\nllada: the model's logits are not numbers; look at its weights" in capsys.readouterr().err

@@ -114,6 +114,7 @@ def test_chosen_sampler_is_shown_kept_and_taken_by_generate(tuned, questions, tm
         (["--sampler", "best"], "unknown sampler 'best'; known: "),
         (["--thresholds", "0.5,nan"], "--thresholds '0.5,nan' is no list of numbers separated by commas"),
         (["--sampler", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--set", "steps=x"], "--set steps=x: steps: Input should be a valid integer"),
         (["--output", "nowhere/fast.yaml"], "there is no folder nowhere; make it first"),
         (["--results", "nowhere/results.json"], "there is no folder nowhere; make it first"),
     ],

@@ -248,7 +248,8 @@ def test_every_answer_finds_its_length_and_is_filled_up_with_the_end_of_sequence
         assert torch.equal(out.sequences[i, 4 : 4 + lengths[i]], alone.sequence[len(own) :])
         assert (out.sequences[i, 4 + lengths[i] :] == EOS).all()
         assert out.forward_passes[i] == alone.forward_passes
-        assert out.tokens_per_forward[i] == pytest.approx((5 * int(row[2]) + 1) / alone.forward_passes)
+        assert out.tokens[i] == 5 * int(row[2]) + 1
+        assert out.tokens_per_forward[i] == pytest.approx(int(out.tokens[i]) / alone.forward_passes)
     assert len(set(lengths)) == 3
     assert out.sequences.shape == (3, 4 + max(lengths))
 

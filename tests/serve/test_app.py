@@ -226,6 +226,7 @@ def test_other_paths_and_methods_are_refused_in_the_same_form(client, method, st
     answer = client.request(method, path)
     assert answer.status_code == status
     assert f"{method} {path}: " in answer.json()["error"]["message"]
+    assert answer.headers.get("allow") == ("POST" if status == 405 else None)
 
 
 def test_key_is_asked_for(model, tokenizer):

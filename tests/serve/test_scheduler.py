@@ -96,6 +96,16 @@ def test_what_is_settled_is_told_while_the_rest_is_written(tokenizer, scheduler)
     assert [len(progress.ids) for progress in told.all] == list(range(1, len(told.last.ids) + 1))
 
 
+def test_answer_that_finds_its_length_is_told_of_from_its_first_call_on(tokenizer, scheduler):
+    """What is settled of it is known in the end alone."""
+    told = Told()
+    scheduler.submit([job(asked(tokenizer, "a", named("daedal")), told, follow=True)])
+    assert told.last.finish in ("stop", "length")
+    first, last = told.all
+    assert (first.ids, first.finish, first.forward_passes) == ([], None, 1)
+    assert last.forward_passes > 1
+
+
 def test_answer_is_cut_where_the_request_ends(tokenizer, scheduler):
     whole, cut = Told(), Told()
     sampler = SamplerConfig(gen_length=8, block_length=4, forbid_eos=True)

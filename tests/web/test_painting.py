@@ -78,12 +78,6 @@ def test_masks_levels_and_news_are_marked():
     assert len(Reader(painted(BYTES, frame, 3)).texts("span")) == 2
 
 
-def test_a_probability_that_is_no_number_is_told():
-    frames = Frames(canvas(MASK), MASK)
-    frame = frames.after(canvas(EOS), torch.tensor([torch.nan], dtype=torch.float64))
-    assert "probability not a number" in painted(BYTES, frame)
-
-
 def test_every_class_has_a_style_and_a_place_in_the_legend():
     shown = Reader(legend()).attributes("span", "class")
     assert shown == ["level0", "level1", "level2", "masked", "again", "fresh"]
