@@ -4,6 +4,7 @@ A line that begins with a slash is a command, all else is said to the model. Not
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from llada.sampling.generate import Generation, account, canvas_of, generate, ge
 from llada.sampling.predictors import Meter
 
 HELP = """/set KEY VALUE   change the sampler, e.g. /set steps 32
-/sampler NAME    take a published sampler, e.g. /sampler semi_autoregressive
+/sampler NAME    take a published sampler, e.g. /sampler semi_autoregressive; KEY=VALUE after it change it
 /show            the sampler, and how long the conversation is
 /system TEXT     what the model is told before all else; without text: nothing
 /again           another answer to the last question
@@ -119,9 +120,14 @@ class Session:
         return self._take_sampler(SamplerConfig(**changed))
 
     def _named(self, rest: str) -> Effect:
-        if not rest:
-            raise ValueError("give the name of a sampler, such as /sampler semi_autoregressive")
-        return self._take_sampler(SamplerConfig(**SamplerConfig.values_of(rest, gen_length=self.sampler.gen_length)))
+        try:
+            name, *fields = shlex.split(rest)
+        except ValueError:  # nothing, or a quote without an end
+            raise ValueError(
+                f"/sampler {rest}: give the name of a sampler and what is changed in it, such as daedal longest=64"
+            ) from None
+        values = SamplerConfig.values_of(name, gen_length=self.sampler.gen_length)
+        return self._take_sampler(SamplerConfig(**apply_overrides(values, fields)))
 
     def _take_sampler(self, sampler: SamplerConfig) -> Effect:
         sampler.check_lengths()
@@ -129,7 +135,7 @@ class Session:
         if sampler.most_tokens >= most:
             raise ConfigError(
                 f"{sampler.length_field}={sampler.most_tokens} leaves no room for a question in the model's {most} "
-                "positions; set it to less, with /set or in a .yaml file for /sampler"
+                f"positions; set it to less, with /set or with /sampler NAME {sampler.length_field}=NUMBER"
             )
         self.sampler = sampler
         return Effect(f"sampler: {_described(sampler)}")

@@ -93,9 +93,9 @@ def test_length_stays_unless_the_sampler_has_one(session, tmp_path):
 
 
 def test_field_that_bounds_the_length_is_named(session):
-    with pytest.raises(ValueError, match=r"longest=2048 leaves no room .* model's 128 .*in a .yaml file for /s"):
+    with pytest.raises(ValueError, match=r"longest=2048 leaves no room .* model's 128 .*/sampler NAME longest=NUM"):
         session.take("/sampler daedal")
-    session.sampler = SamplerConfig.named("daedal", longest=64)
+    assert "longest=64" in say(session, "/sampler daedal longest=64")[0]
     with pytest.raises(ValueError, match=r"which with 64 for the answer .* or /set longest to less"):
         session.take("x " * 200)
 
@@ -133,6 +133,8 @@ def test_show_tells_the_sampler_and_the_length(session):
         ("/set gen_length 200", "gen_length=200 leaves no room for a question in the model's 128 positions; set it to"),
         ("/sampler", "give the name of a sampler"),
         ("/sampler best", "unknown sampler 'best'"),
+        ("/sampler margin 'x", "/sampler margin 'x: give the name of a sampler and what is changed in it"),
+        ("/sampler margin step=3", "did you mean 'steps'"),
         ("/again", "there is no answer yet"),
         ("/save", "give a file"),
         ("/save nowhere/x", "there is nothing to save yet"),
