@@ -83,15 +83,22 @@ class AskingSamplers(Asking):
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name)
+        self.every()
         return self
 
-    def sampler(self, name: str, **others: Any) -> SamplerConfig:
-        """One of them, for answers of this length, with these other fields."""
-        sampler = SamplerConfig(gen_length=self.gen_length, **others | self.samplers[name])
-        sampler.check_lengths()
-        return sampler
+    def every(self) -> Mapping[Any, SamplerConfig]:
+        """All that answer."""
+        raise NotImplementedError
+
+
+def sampler_of(fields: Mapping[str, Any], set_here: Mapping[str, Any]) -> SamplerConfig:
+    """The sampler of these fields and those that the experiment sets. Raises ConfigError where both have one."""
+    for name in fields:
+        if name in set_here:
+            raise ConfigError(f"{name}={fields[name]!r} of a sampler is set by the experiment; leave it out there")
+    sampler = SamplerConfig(**set_here, **fields)
+    sampler.check_lengths()
+    return sampler
 
 
 def scores(

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.intervals import loss_limit
 from llada.eval.measure import Timed, timed
-from llada.experiments.asking import Asking, summary
+from llada.experiments.asking import Asking, sampler_of, summary
 from llada.experiments.chains import conversations
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, MARKERS, panels
@@ -40,11 +40,11 @@ class Settings(Asking):
     def _valid(self) -> Self:
         for line in self.samplers.values():
             for fields in line:
-                self.sampler(fields).check_lengths()
+                self.sampler(fields)
         return self
 
     def sampler(self, fields: Mapping[str, Any]) -> SamplerConfig:
-        return SamplerConfig(gen_length=self.gen_length, **fields)
+        return sampler_of(fields, {"gen_length": self.gen_length})
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.experiments.asking import sampler_of
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
-from llada.sampling.config import SamplerConfig
 
 
 class Settings(SweepSettings):
@@ -17,7 +17,7 @@ class Settings(SweepSettings):
 
     def lines(self) -> dict[str, Line]:
         return {
-            name: [(w, SamplerConfig(gen_length=self.gen_length, cfg_scale=w, **fields)) for w in self.scales]
+            name: [(w, sampler_of(fields, {"gen_length": self.gen_length, "cfg_scale": w})) for w in self.scales]
             for name, fields in self.samplers.items()
         }
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.experiments.asking import sampler_of
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
-from llada.sampling.config import SamplerConfig
 
 
 class Settings(SweepSettings):
@@ -13,7 +13,7 @@ class Settings(SweepSettings):
 
     def lines(self) -> dict[str, Line]:
         return {
-            name: [(length, SamplerConfig(gen_length=length, **fields)) for length in self.gen_lengths]
+            name: [(length, sampler_of(fields, {"gen_length": length})) for length in self.gen_lengths]
             for name, fields in self.samplers.items()
         }
 

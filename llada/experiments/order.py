@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerBase
 from llada.data.chat import encode_prompt
 from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import left_padded
-from llada.experiments.asking import AskingSamplers
+from llada.experiments.asking import AskingSamplers, sampler_of
 from llada.experiments.experiment import Experiment
+from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import canvas_of, generation_states
 from llada.sampling.trace import Kind, Recorder, Trace
 from llada.sampling.trace_measures import ar_ness
@@ -38,6 +39,10 @@ class Settings(AskingSamplers):
             raise ValueError(f"shown={self.shown} must be below questions={self.questions}")
         return self
 
+    def every(self) -> dict[str, SamplerConfig]:
+        """By name."""
+        return {name: sampler_of(fields, {"gen_length": self.gen_length}) for name, fields in self.samplers.items()}
+
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """The steps of one answer's tokens, and how far all answers were written from left to right, by sampler."""
@@ -47,8 +52,7 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     prompt, attention_mask = (part.to(model.device) for part in padded)
     ends = torch.tensor(tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eos, SPECIAL_TOKENS.eot]))
     samplers = {}
-    for name in settings.samplers:
-        sampler = settings.sampler(name)
+    for name, sampler in settings.every().items():
         recorder = Recorder(canvas_of(model, prompt, sampler), model.config.mask_token_id)
         for _ in recorder.watch(generation_states(model, prompt, attention_mask, sampler)):
             pass

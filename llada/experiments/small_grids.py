@@ -9,6 +9,7 @@ first where it is.
 Shapes: L tokens of a grid, two for each cell; N samples.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llada.config import ConfigError
 from llada.experiments.sudoku import Box, Grid, solutions
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
@@ -54,6 +56,18 @@ class GridRows:
         return {"x0": self.tokens[index], "maskable": self.maskable}
 
 
+def grid_config(sizes: Mapping[str, Any]) -> LLaDAConfig:
+    """Of a model with these sizes. Raises ConfigError where they name a token, and where they cannot be."""
+    tokens = {"vocab_size": NAMES.stop, "mask_token_id": MASK}
+    for name in sizes:
+        if name in tokens:
+            raise ConfigError(f"model.{name}={sizes[name]!r} is that of the grids, {tokens[name]}; leave it out")
+    try:
+        return LLaDAConfig(**tokens, **sizes)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+
+
 def trained(
     sizes: dict[str, Any],
     *,
@@ -67,7 +81,7 @@ def trained(
 ) -> LLaDAForMaskedLM:
     """A model after so many steps, in evaluation mode; the rate falls to 0 in the second half."""
     torch.manual_seed(seed)
-    model = LLaDAForMaskedLM(LLaDAConfig(vocab_size=NAMES.stop, mask_token_id=MASK, **sizes))
+    model = LLaDAForMaskedLM(grid_config(sizes))
     batches = Batches(GridRows(), batch_size, _noise(seed), objective=OBJECTIVES[objective])
     rates = {"peak": rate, "steps": steps, "warmup": warmup, "decay": steps // 2}
     for _ in fit(

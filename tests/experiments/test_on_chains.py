@@ -9,6 +9,7 @@ from llada.config import ConfigError
 from llada.experiments.chains import Lesson, conversations, questions
 from llada.experiments.experiment import named, perform
 from llada.experiments.order import of_answers
+from llada.sampling.config import SamplerConfig
 from llada.sampling.trace import Kind, Trace
 from llada.sampling.trace_measures import ar_ness
 
@@ -169,8 +170,24 @@ def test_efficiency_takes_the_fastest_that_is_shown_to_lose_little():
         ("order", {"shown": 2}, "shown=2 must be below questions=2"),
         ("efficiency", {"samplers": {"a": [{"steps": 5}]}}, "steps=5 exceeds gen_length=4"),
         ("samplers", {"questions": 1}, "greater than or equal to 2"),
+        ("samplers", {"samplers": {"a": {"steps": 4}}}, "steps=4 .* set by the experiment"),
+        ("samplers", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("order", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("steps", {"samplers": {"a": {"steps": 4}}}, "steps=4 .* set by the experiment"),
+        ("steps", {"threshold_sampler": {"threshold": 0.5}}, "threshold=0.5 .* set by the experiment"),
+        ("steps", {"threshold_sampler": {"gen_length": 4}}, "gen_length=4 .* set by the experiment"),
+        ("length", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("guidance", {"samplers": {"a": {"cfg_scale": 1.0}}}, "cfg_scale=1.0 .* set by the experiment"),
+        ("efficiency", {"samplers": {"a": [{"gen_length": 4}]}}, "gen_length=4 .* set by the experiment"),
     ],
 )
 def test_wrong_settings_are_refused(name, values, told):
     with pytest.raises(ConfigError, match=told):
         named(name).settings(**SETTINGS[name] | values)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [({"counts": "cosine"}, 4), ({"reveal": "gibbs"}, 8)])
+def test_samplers_that_need_steps_are_asked_at_them(sampler, steps):
+    values = SETTINGS["samplers"] | {"samplers": {"a": sampler}, "steps": [steps]}
+    settings = named("samplers").settings(**values)
+    assert settings.every()["a", steps] == SamplerConfig(gen_length=8, steps=steps, **sampler)

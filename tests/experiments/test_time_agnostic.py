@@ -183,6 +183,9 @@ def test_relative_deviations_are_square_roots_of_variances():
         ("batch_size=300", "less than or equal to 288"),
         ("few_steps=[17]", "less than or equal to 16"),
         ("samples=20", "greater than or equal to 30"),
+        ("model.vocab_size=30", "model.vocab_size=30 is that of the grids, 21; leave it out"),
+        ("model.n_heads=3", "model: d_model=16 must be n_heads=3 times"),
+        ("model.d_modl=3", "model: .*d_modl"),
     ],
 )
 def test_wrong_settings_are_refused(override, told):
