@@ -37,7 +37,7 @@ def states_of(
     predict = predict if likeliest is None else likeliest.of(predict)
     order = sampler.make_order()
     if sampler.eos_last:
-        order = excluding(order, end_tokens(model))
+        order = excluding(order, end_tokens(model, "eos_last"))
     stop_token_id = eos_token(model, "stop_at_eos") if sampler.stop_at_eos else None
     if stop_token_id in sampler.suppress_tokens:
         raise ValueError(

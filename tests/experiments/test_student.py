@@ -85,7 +85,7 @@ def test_seed_decides_the_weights_and_leaves_the_callers_generator_alone(tmp_pat
 
 
 def test_what_one_of_the_two_is_told_alone_holds_for_its_first_weights(tmp_path):
-    """The tokens that it has room for and its seed, where the recipe names them for it and not, or otherwise, for both."""
+    """The tokens that it has room for and its seed, where the recipe names them for it and not for both."""
     sizes = {name: size for name, size in RECIPE["model"].items() if name != "max_sequence_length"}
     brief = {name: value for name, value in RECIPE["training"].items() if name != "max_length"}
     own = {"max_length": 64, "seed": 5}
