@@ -216,12 +216,12 @@ def gain(order: Mapping[str, Any], rows: int) -> tuple[float, float]:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """The largest gap and the last one, with two standard errors."""
+    """The largest gap, in favour of either order, and the last one, with two standard errors."""
     rows, side = measured["puzzles"], math.isqrt(measured["cells"])
     last = measured["curve"][-1]
     widest = max(
         ((one["step"], order) for one in measured["curve"] for order in one["orders"][1:]),
-        key=lambda found: gain(found[1], rows)[0],
+        key=lambda found: abs(gain(found[1], rows)[0]),
     )
     step, order = widest
     first = next(one for one in measured["curve"] if one["step"] == step)["orders"][0]

@@ -94,6 +94,18 @@ def test_gain_is_the_mean_of_paired_differences():
     assert stderr == pytest.approx(float(differences.std(correction=0)) / math.sqrt(8))
 
 
+def test_orders_differ_most_where_the_first_is_better_by_most():
+    def orders(won, lost):
+        first = {"order": "margin", "solved": 90, "won": 0, "lost": 0}
+        return [first, {"order": "random", "solved": 90 + won - lost, "won": won, "lost": lost}]
+
+    curve = [{"step": step, "orders": orders(*found)} for step, found in ((1, (2, 0)), (2, (1, 50)), (3, (1, 1)))]
+    measured = {"puzzles": 100, "cells": 16, "givens": 8, "trained_on_solutions": False, "curve": curve}
+    told = EXPERIMENT.finding(measured)
+    assert "after 2 steps of training, where orders differ most, solves 41.0% in the order random and 90.0% " in told
+    assert "a difference of -49.0%" in told
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
