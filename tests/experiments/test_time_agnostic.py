@@ -203,5 +203,7 @@ def test_run_answers_all_three_questions(tmp_path):
         assert all(run["bound"] > measured["entropy"] for run in measured["runs"][objective])
         assert (tmp_path / f"{objective}-0.01-1" / "model.safetensors").is_file()
     assert "of grids sampled cell by cell in 2 evaluations" in EXPERIMENT.finding(measured).lower()
+    measured["by_token"][-1]["valid"] = 40  # all of them
+    assert "in 2 evaluations 100.0% (91.2%–100.0%) are valid" in EXPERIMENT.finding(measured)
     assert EXPERIMENT.table(measured).row_count == 3 + 4 + 2 + 2 + 2
     assert "its gradient" in (tmp_path / "figure.svg").read_text()
