@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from numbers import Real
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 
 from pydantic import Field, field_validator
 
@@ -39,21 +40,18 @@ class Settings(Schema):
     batch_size: Whole = 32  # rows at once; changes nothing but the time
     max_length: Whole | None = None  # tokens of prompt and answer; None: the model's
 
-    @field_validator("sampler")
-    @classmethod
-    def _guided_alike(cls, value: SamplerConfig) -> SamplerConfig:
-        if value.guidance == "adaptive":
-            raise ValueError(
-                "guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt"
-            )
-        return value
-
     @field_validator("batch_size", mode="before")
     @classmethod
     def _no_automatic_size(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.isdigit():
             raise ValueError("give a number of rows; it is not found automatically")
         return int(value) if isinstance(value, str) else value
+
+
+def check_guidance(sampler: SamplerConfig) -> None:
+    """Raise ValueError where likelihoods cannot be guided as the sampler guides."""
+    if sampler.guidance == "adaptive":
+        raise ValueError("guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt")
 
 
 class Source(Schema):
@@ -126,7 +124,7 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Asked:
     if len({*limits.values()}) > 1:
         raise ValueError(f"{limits} contradict each other; give one of them")
     most = next(iter(limits.values()), None)
-    if most is not None and (not isinstance(most, int) or most < 1):
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise ValueError(f"{next(iter(limits))}={most!r} must be a number of tokens, 1 or more")
     fields = _drawn(sampler, given)
     if unknown := [name for name in given if name not in SamplerConfig.model_fields]:
@@ -140,9 +138,17 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Asked:
     return Asked(sampler.replace(**fields), [stop for stop in until if stop], most)
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _drawn(sampler: SamplerConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Takes what concerns the drawing of tokens out of `given`: the fields of the sampler that it asks for."""
     temperature, do_sample = given.pop("temperature", None), given.pop("do_sample", None)
+    if not isinstance(do_sample, bool | None):
+        raise ValueError(f"the task asks for do_sample={do_sample!r}; give true or false")
+    if temperature is not None and not _is_number(temperature):
+        raise ValueError(f"the task asks for temperature={temperature!r}; give a number")
     if do_sample is None and temperature is None:
         return {}
     if do_sample is None:
