@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from numbers import Real
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -138,20 +137,16 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Asked:
     return Asked(sampler.replace(**fields), [stop for stop in until if stop], most)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _drawn(sampler: SamplerConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Takes what concerns the drawing of tokens out of `given`: the fields of the sampler that it asks for."""
     temperature, do_sample = given.pop("temperature", None), given.pop("do_sample", None)
     if not isinstance(do_sample, bool | None):
         raise ValueError(f"the task asks for do_sample={do_sample!r}; give true or false")
-    if temperature is not None and not _is_number(temperature):
+    if temperature is not None and (not isinstance(temperature, int | float) or isinstance(temperature, bool)):
         raise ValueError(f"the task asks for temperature={temperature!r}; give a number")
-    if do_sample is None and temperature is None:
-        return {}
     if do_sample is None:
+        if temperature is None:
+            return {}
         do_sample = temperature > 0
     if not do_sample:
         for name in [name for name in ("top_k", "top_p") if name in given] + ["temperature"] * bool(temperature):

@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from jinja2 import UndefinedError
 from lm_eval import simple_evaluate
 from lm_eval.api.task import ConfigurableTask
@@ -234,4 +232,5 @@ def _response(responses: Responses, arguments: tuple[Any, ...]) -> dict[str, Any
 
 def plain(value: Any) -> Any:
     """What JSON takes, of numbers of numpy and of anything else."""
-    return value.item() if isinstance(value, np.generic | torch.Tensor) else str(value)
+    item = getattr(value, "item", None)  # as numbers of numpy and torch have, which this layer does not import
+    return item() if callable(item) else str(value)
