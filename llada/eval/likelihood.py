@@ -170,15 +170,6 @@ def log_likelihoods(
         yield combined([value], exact=enumerable(request, samples))
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over requests, with its standard error over requests, which holds that of the masks."""
-    if len(estimates) < 2:
-        raise ValueError(f"a standard error over requests needs at least 2, not {len(estimates)}")
-    values = torch.tensor([each.value for each in estimates], dtype=torch.float64)
-    stderr = float(values.std() / len(values) ** 0.5)
-    return Estimate(float(values.mean()), stderr, sum(each.samples for each in estimates))
-
-
 def rolling_log_likelihood(
     model: MaskPredictor,
     document: Tensor | Sequence[int],

@@ -19,6 +19,7 @@ from llada.eval.intervals import wilson
 from llada.eval.measure import Timed, timed
 from llada.eval.task import Task, read_task
 from llada.experiments.chains import Lesson, conversations, questions
+from llada.experiments.experiment import Whole
 from llada.experiments.student import Student, device, student
 from llada.model.checkpoint import load_pretrained
 from llada.sampling.config import SamplerConfig
@@ -34,7 +35,7 @@ class Asking(Schema):
     task: str | None = None  # and its questions with their answers, as for `llada tune`
     check: str = "number"  # by which an answer is right
     questions: Annotated[int, Field(ge=2)]
-    batch_size: Annotated[int, Field(ge=1)] = 50
+    batch_size: Whole = 50
 
     @field_validator("lesson", mode="before")
     @classmethod
@@ -78,7 +79,7 @@ class Asking(Schema):
 class AskingSamplers(Asking):
     """And the samplers that answer."""
 
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
 
     @model_validator(mode="after")

@@ -8,11 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from llada.experiments.asking import sampler_of
+from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
 
 
 class Settings(SweepSettings):
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     scales: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
     def lines(self) -> dict[str, Line]:

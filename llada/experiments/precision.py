@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llada.config import Schema
 from llada.eval.intervals import Z
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, panels
 from llada.sampling.drafts import inverse_cdf
 
@@ -40,7 +40,7 @@ class Settings(Schema):
     exponent: float = Field(default=1.2, gt=0)
     bits: list[Annotated[int, Field(ge=1, le=24)]] = Field(min_length=1)
     draws: int = Field(default=20_000, ge=2)
-    steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    steps: list[Whole] = Field(min_length=1)
     canvas_draws: int = Field(default=200_000, ge=2)  # for each number of steps
     seed: int = 0
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from llada.config import ConfigError
+from llada.experiments.filled import filled
 from llada.experiments.sudoku import Box, Grid, solutions
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import infill
 from llada.train.batches import Batches
 from llada.train.loop import evaluate, fit
 from llada.train.objectives import OBJECTIVES, Noise
@@ -108,14 +108,9 @@ def bound_of(model: LLaDAForMaskedLM, draws: int) -> tuple[float, float]:
 
 def sampled(model: LLaDAForMaskedLM, sampler: SamplerConfig, count: int, seed: int) -> dict[str, Any]:
     """Grids from nothing but masks, judged, and the calls of the network that each took on average."""
-    rows, passes = [], []
-    blank = torch.tensor([token for name in NAMES for token in (name, MASK)], device=model.device)
-    for start in range(0, count, _AT_ONCE):
-        canvas = blank.expand(min(_AT_ONCE, count - start), -1)
-        out = infill(model, canvas, sampler=sampler, seed=seed, first_row=start)
-        rows.append(out.sequences.cpu())
-        passes.append(out.forward_passes.cpu())
-    return {"evaluations": float(torch.cat(passes).double().mean()), **judged(torch.cat(rows)[:, 1::2])}
+    blank = torch.tensor([token for name in NAMES for token in (name, MASK)])
+    found = filled(model, blank.expand(count, -1), sampler, at_once=_AT_ONCE, seed=seed)
+    return {"evaluations": float(found.forward_passes.double().mean()), **judged(found.sequences[:, 1::2])}
 
 
 def judged(samples: Tensor) -> dict[str, Any]:

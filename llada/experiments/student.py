@@ -77,7 +77,7 @@ def baseline(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Baseline:
 
 
 def device() -> torch.device:
-    """Where models are asked: on the device of training."""
+    """Where models are asked: a CUDA device or the CPU; others may lack the float64 in which tokens are drawn."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from llada.config import Schema
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.loss_noise import noise_of
 from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, grid_config, sampled, trained
 from llada.experiments.student import device
@@ -23,7 +23,6 @@ from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 
-Whole = Annotated[int, Field(ge=1)]
 Many = Annotated[int, Field(ge=30)]
 
 

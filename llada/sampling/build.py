@@ -129,7 +129,6 @@ def answer_of(
     sampler: SamplerConfig, model: MaskPredictor, prompt: Tensor, uniforms: RowUniforms, meter: Meter
 ) -> Iterator[Grown]:
     """An answer that finds its own length (DAEDAL) as it grows, to the prompt (P,) of a single row."""
-
     eos = eos_token(model, "longest")
     if eos in sampler.suppress_tokens:
         raise ValueError(f"longest needs the end of sequence, {eos}, which suppress_tokens holds; remove it there")

@@ -23,6 +23,7 @@ def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
         raise ValueError(f"the tokens have shape {tuple(tokens.shape)}; it must be (batch, length)")
     if tokens.dtype != torch.int64:
         raise ValueError(f"token ids must be integers, not {tokens.dtype}; give int64, as tokens.long() is")
+    # a mask predictor from elsewhere may have no size of its vocabulary, and only ours more embeddings than tokens
     known = getattr(model.config, "embedding_size", None) or getattr(model.config, "vocab_size", None)
     if known is not None and tokens.numel() and not (tokens.min() >= 0 and tokens.max() < known):  # sync
         worst = tokens.max() if tokens.max() >= known else tokens.min()

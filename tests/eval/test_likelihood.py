@@ -11,7 +11,6 @@ from llada.estimate import Estimate
 from llada.eval.likelihood import (
     log_likelihood,
     log_likelihoods,
-    mean_of,
     perplexity,
     rolling_log_likelihood,
 )
@@ -90,16 +89,6 @@ def test_guidance_scores_with_both_predictions():
     assert found.value == pytest.approx(expected, abs=1e-12)
     assert found.samples == 3
     assert log_likelihood(model, STAR[:1], STAR[1:], cfg_scale=0.0).value != pytest.approx(expected, abs=1e-3)
-
-
-def test_mean_over_requests_has_their_spread():
-    estimates = [Estimate(value, 0.1, 8) for value in (1.0, 2.0, 6.0)]
-    found = mean_of(estimates)
-    assert found.value == pytest.approx(3.0)
-    assert found.stderr == pytest.approx((7 / 3) ** 0.5)
-    assert found.samples == 24
-    with pytest.raises(ValueError, match="needs at least 2, not 1"):
-        mean_of(estimates[:1])
 
 
 def test_documents_are_scored_window_by_window(golden_model):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from grids import is_solved
 from small_experiments import SMALL
 
 from llada.config import ConfigError, load_config
@@ -14,7 +15,7 @@ from llada.data.shards import START, Step
 from llada.data.tokenizer import train_tokenizer
 from llada.experiments.experiment import named, perform
 from llada.experiments.planning import EXPERIMENT, gain, solved
-from llada.experiments.sudoku import Box, is_solved, random_puzzles, solutions
+from llada.experiments.sudoku import Box, random_puzzles, solutions
 from llada.experiments.sudoku_corpus import sudoku_corpus, text_of, tokens_of
 from llada.sampling.config import SamplerConfig
 
