@@ -53,9 +53,8 @@ def section(name: str, record: dict[str, Any]) -> str:
 
 def markdown(table: Table) -> str:
     """The same table as Markdown has it."""
-    rows = [[str(column.header) for column in table.columns], ["---"] * len(table.columns)]
-    rows += zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    columns = [[str(column.header), "---", *map(str, column.cells)] for column in table.columns]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
 
 
 def _count(number: int, unit: str) -> str:

@@ -20,6 +20,20 @@ class BedModel:
         return SimpleNamespace(logits=self.predict(input_ids))
 
 
+class BrokenModel:
+    """A model of the bed whose logits are no numbers."""
+
+    config = SimpleNamespace(mask_token_id=BED.mask)
+
+    def __init__(self, odd: float):
+        self.odd = odd
+
+    def __call__(self, input_ids: Tensor, *, attention_mask: Tensor | None = None) -> SimpleNamespace:
+        logits = torch.zeros(*input_ids.shape, 4)
+        logits[..., 1] = self.odd
+        return SimpleNamespace(logits=logits)
+
+
 class Draws:
     """Sequences of the bed as training rows."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from llada.eval.checks import exact
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import generate
+from llada.sampling.predictors import MaskPredictor
+from llada.sampling.request import eos_token
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -46,7 +48,7 @@ def answer(
 ) -> list[Answer]:
     """One reply to each conversation, which must end with the user's turn."""
     prompts = (encode_prompt(tokenizer, messages) for messages in conversations)
-    pad = cast(int, tokenizer.pad_token_id)
+    pad = padding_token(model, tokenizer)
     completions = complete(model, prompts, sampler, pad_token_id=pad, batch_size=batch_size, seed=seed)
     return [Answer(decode_response(tokenizer, ids), *costs) for ids, *costs in completions]
 
@@ -87,16 +89,14 @@ def answer_autoregressively(
     batch_size: int = 64,
 ) -> list[Answer]:
     """The same by a causal model of transformers: its likeliest tokens, up to `longest`, with its KV cache."""
+    pad = padding_token(model, tokenizer)
     settings = GenerationConfig(
-        max_new_tokens=longest,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=longest, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad
     )
     answers = []
     for start in range(0, len(conversations), batch_size):
         prompts = [encode_prompt(tokenizer, messages) for messages in conversations[start : start + batch_size]]
-        prompt, attention_mask = left_padded(prompts, cast(int, tokenizer.pad_token_id))
+        prompt, attention_mask = left_padded(prompts, pad)
         with torch.no_grad():
             sequences = model.generate(  # pyright: ignore[reportCallIssue]  # a mixin that the type does not name
                 prompt.to(model.device), attention_mask=attention_mask.to(model.device), generation_config=settings
@@ -105,6 +105,15 @@ def answer_autoregressively(
             new = reply.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in reply else len(reply)
             answers.append(Answer(decode_response(tokenizer, reply[:new]), new, tokens + new - 1, new))
     return answers
+
+
+def padding_token(model: MaskPredictor, tokenizer: PreTrainedTokenizerBase) -> int:
+    """What prompts are padded with, which no model sees: the end of sequence where the tokenizer has nothing for it.
+
+    Raises ValueError where the model has no end of sequence either.
+    """
+    pad = tokenizer.pad_token_id
+    return pad if isinstance(pad, int) else eos_token(model, "padding")
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -39,21 +39,18 @@ class Settings(Schema):
     batch_size: Whole = 32  # rows at once; changes nothing but the time
     max_length: Whole | None = None  # tokens of prompt and answer; None: the model's
 
-    @field_validator("sampler")
-    @classmethod
-    def _guided_alike(cls, value: SamplerConfig) -> SamplerConfig:
-        if value.guidance == "adaptive":
-            raise ValueError(
-                "guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt"
-            )
-        return value
-
     @field_validator("batch_size", mode="before")
     @classmethod
     def _no_automatic_size(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.isdigit():
             raise ValueError("give a number of rows; it is not found automatically")
         return int(value) if isinstance(value, str) else value
+
+
+def check_guidance(sampler: SamplerConfig) -> None:
+    """Raise ValueError where likelihoods cannot be guided as the sampler guides."""
+    if sampler.guidance == "adaptive":
+        raise ValueError("guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt")
 
 
 class Source(Schema):
@@ -126,7 +123,7 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Demand
     if len({*limits.values()}) > 1:
         raise ValueError(f"{limits} contradict each other; give one of them")
     most = next(iter(limits.values()), None)
-    if most is not None and (not isinstance(most, int) or most < 1):
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise ValueError(f"{next(iter(limits))}={most!r} must be a number of tokens, 1 or more")
     fields = _drawn(sampler, given)
     if unknown := [name for name in given if name not in SamplerConfig.model_fields]:
@@ -143,9 +140,13 @@ def read_gen_kwargs(sampler: SamplerConfig, kwargs: Mapping[str, Any]) -> Demand
 def _drawn(sampler: SamplerConfig, given: dict[str, Any]) -> dict[str, Any]:
     """Takes what concerns the drawing of tokens out of `given`: the fields of the sampler that it asks for."""
     temperature, do_sample = given.pop("temperature", None), given.pop("do_sample", None)
-    if do_sample is None and temperature is None:
-        return {}
+    if not isinstance(do_sample, bool | None):
+        raise ValueError(f"the task asks for do_sample={do_sample!r}; give true or false")
+    if temperature is not None and (not isinstance(temperature, int | float) or isinstance(temperature, bool)):
+        raise ValueError(f"the task asks for temperature={temperature!r}; give a number")
     if do_sample is None:
+        if temperature is None:
+            return {}
         do_sample = temperature > 0
     if not do_sample:
         for name in [name for name in ("top_k", "top_p") if name in given] + ["temperature"] * bool(temperature):

@@ -8,7 +8,12 @@ Check = Callable[[str, str], bool]  # (answer, expected)
 
 # a minus that joins two numbers or words is none; commas may part thousands, and nothing else
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+# what may stand around a number without a change of its value: words, money, per cent, emphasis, "x =", but no operator
+_WORDS = r"(?:[^\W\d_]|(?<=[^\W\d_])['’-](?=[^\W\d_])|[\s.,:;!?=$€£%]|\\[$%]|\*\*)*"
+_ONE_NUMBER = re.compile(rf"{_WORDS}(?<![^\W\d_])({_NUMBER.pattern})(?![^\W\d_]){_WORDS}")
+_COMMAND = re.compile(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}")  # of LaTeX, whose braces hold words
+_BRACED = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+_BOXED = re.compile(rf"\\boxed\s*\{{((?:[^{{}}]|{_BRACED})*)\}}")
 _SAID = re.compile(r"(?i:\banswer\b)(?: is)?\s*:?\s*\(?([A-J])\b")
 # "A" as a word of a sentence ("A cat") is no choice; in brackets, before punctuation or at the end it is one
 _LETTER = re.compile(r"(?<![\w'])([A-J])(?=\s*(?:[).:,\]]|$|\n))")
@@ -26,8 +31,12 @@ def number(answer: str, expected: str) -> bool:
 
 
 def final_number(answer: str, expected: str) -> bool:
-    """The final answers have the same value: what follows the last `####`, the last \\boxed{}, or the last number."""
-    found, wanted = _last_number(_final(answer)), _last_number(_final(expected))
+    """The final answers are the same: what follows the last `####`, the last \\boxed{}, or the last number.
+
+    One number, with nothing but words around it, is compared by its value; any other marked answer, such as a fraction
+    or a pair, as a text without its blanks. So is a text that is neither marked nor has a blank or an equals sign.
+    """
+    found, wanted = _final(answer), _final(expected)
     return found is not None and found == wanted
 
 
@@ -47,12 +56,23 @@ def _last_number(text: str) -> Decimal | None:
     return Decimal(found[-1].replace(",", "")) if found else None
 
 
-def _final(text: str) -> str:
-    """The part of a solution that its writer marked as the answer; everything where nothing is marked."""
+def _final(text: str) -> Decimal | str | None:
+    """The value of the answer that a solution ends with, or its text where it is no single number; None: no answer."""
+    marked = _marked(text)
+    if marked is None:
+        return _last_number(text)
+    one = _ONE_NUMBER.fullmatch(_COMMAND.sub(r" \1 ", marked))
+    return _last_number(one[1]) if one else "".join(marked.split()).strip("$.*") or None
+
+
+def _marked(text: str) -> str | None:
+    """The part of a solution that its writer marked as the answer; None where nothing is marked."""
     if "####" in text:
         return text.rpartition("####")[2].strip().partition("\n")[0]
     boxed = _BOXED.findall(text)
-    return boxed[-1] if boxed else text
+    if boxed:
+        return boxed[-1]
+    return None if "=" in text or text.split() != [text.strip()] else text
 
 
 def _last_letter(text: str) -> str | None:

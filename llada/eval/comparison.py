@@ -72,6 +72,10 @@ def compare(
     unseen = list(range(len(requests)))
     for number in count():
         for side, model in enumerate(models):
+            if number > 0 and isinstance(model, Causal):  # its likelihood does not depend on the masks
+                for i in unseen:
+                    values[side][i].append(values[side][i][0])
+                continue
             keys = [key_of("compare", (side, number, i)) for i in range(len(requests))]
             missing = [i for i in unseen if kept.find(keys[i]) is None]
             for i in {*unseen} - {*missing}:
@@ -169,7 +173,7 @@ def _values(model: Model, masks: Iterator[tuple[Request, Masks]], batch_size: in
 
 def _paired(models: tuple[Model, Model], values: list[list[Tensor]], *, exact: bool) -> Paired:
     first, second = (
-        combined(rounds, exact=exact)._replace(**({"samples": len(rounds)} if isinstance(model, Causal) else {}))
+        combined(rounds, exact=exact)._replace(**({"samples": 1} if isinstance(model, Causal) else {}))
         for model, rounds in zip(models, values, strict=True)
     )
     return Paired(first, second, combined([a - b for a, b in zip(*values, strict=True)], exact=exact))

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
 from llada.durable import partial_path, publish_file
-from llada.eval.arguments import Settings
+from llada.eval.arguments import Settings, check_guidance
 from llada.eval.crew import Crew
 from llada.eval.harness import LLaDAHarness
 from llada.eval.identity import identity
@@ -46,7 +46,8 @@ def manager_of(names: Iterable[str], include_path: Path | None) -> TaskManager:
 def check_tasks(preset: Preset, manager: TaskManager, *, allow_code: bool) -> None:
     """Raise ValueError for unknown tasks, for those that run code unless it is allowed, and for what they lack.
 
-    What they lack are columns that they name, and examples where shots are asked for.
+    What they lack are columns that they name, examples where shots are asked for, and texts to write where the sampler
+    guides as likelihoods cannot be guided.
     """
     for name, how in preset.tasks.items():
         if name not in manager.all_tasks:
@@ -58,6 +59,8 @@ def check_tasks(preset: Preset, manager: TaskManager, *, allow_code: bool) -> No
                 raise ValueError(f"{task_name} runs code that the model writes; allow it with --allow-code-execution")
             if how.shots and task.get_config("num_fewshot") == 0:
                 raise ValueError(f"{task_name} is a task without examples, but shots={how.shots}; leave shots out")
+            if task.OUTPUT_TYPE != "generate_until":
+                check_guidance(how.sampler)
             if isinstance(task, ConfigurableTask):
                 _check_columns(task_name, task)
 
@@ -101,11 +104,11 @@ def evaluate(
         if processes.rank > 0:
             crew.serve()
             continue
-        settings = Settings(
-            sampler=how.sampler, samples=how.samples, precision=how.precision, seed=seed, batch_size=batch_size
-        )
-        lm = LLaDAHarness(model, tokenizer, settings, crew, Processes(str(processes.device), alone=True))
         with crew.leading():
+            settings = Settings(
+                sampler=how.sampler, samples=how.samples, precision=how.precision, seed=seed, batch_size=batch_size
+            )
+            lm = LLaDAHarness(model, tokenizer, settings, crew, Processes(str(processes.device), alone=True))
             found = _asked(lm, name, how, preset, manager, limit=limit, allow_code=allow_code)
             samples: dict[str, list[dict[str, Any]]] = found.pop("samples")
             told_of = {part: found[part] for part in _PARTS if part in found}
@@ -229,4 +232,5 @@ def _response(responses: Responses, arguments: tuple[Any, ...]) -> dict[str, Any
 
 def plain(value: Any) -> Any:
     """What JSON takes, of numbers of numpy and of anything else."""
-    return value.item() if callable(getattr(value, "item", None)) else str(value)
+    item = getattr(value, "item", None)  # as numbers of numpy and torch have, which this layer does not import
+    return item() if callable(item) else str(value)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.data.tokenizer import encode
-from llada.eval.arguments import Settings, read_arguments, read_gen_kwargs
+from llada.eval.arguments import Settings, check_guidance, read_arguments, read_gen_kwargs
 from llada.eval.check_metrics import register_checks
 from llada.eval.crew import Crew, Work
 from llada.eval.processes import Processes, load
@@ -80,6 +80,7 @@ class LLaDAHarness(LM):
         The latter costs a call of the network per token. Without `check_greedy` it is found out where a document has
         one continuation, as accuracy is made of it there, and false where it has several to choose from.
         """
+        check_guidance(self.settings.sampler)
         continuations: dict[tuple[Any, ...], set[Any]] = {}
         for one in requests:
             continuations.setdefault((one.task_name, one.doc_id), set()).add(one.args)

@@ -95,8 +95,8 @@ def log_likelihood(
 
     Other args:
         precision: take as many rounds of `samples` as bring the standard error down to this, in nats, within
-            `max_samples` evaluations (None: 8192). To stop by what was seen moves the value a little; a fixed number
-            does not.
+            `max_samples` evaluations (None: 8192, or one round of more). To stop by what was seen moves the value a
+            little; a fixed number does not.
         estimator: see `ESTIMATORS`.
         batch_size: evaluations at once; changes nothing but the time.
         cfg_scale: classifier-free guidance by the prompt, w of the paper; a score then, not a bound.
@@ -104,9 +104,8 @@ def log_likelihood(
     Raises ValueError where the answer is empty or holds [MASK], where prompt and answer do not fit the model, and for
     less than two evaluations unless they are exact; FloatingPointError where the logits are not numbers.
     """
-    most = _most_samples(precision, max_samples)
+    most = _most_samples(samples, precision, max_samples)
     request = request_of(prompt, answer)
-    check_whole("samples", samples, 1)
     rounds, exact = rounds_of_masks(request, samples, seed, estimator), enumerable(request, samples)
     values: list[Tensor] = []
     while True:
@@ -118,15 +117,19 @@ def log_likelihood(
             return found
 
 
-def _most_samples(precision: float | None, max_samples: int | None) -> int:
-    """The bound on evaluations. Raises ValueError for a precision that is none, and for a bound without one."""
+def _most_samples(samples: int, precision: float | None, max_samples: int | None) -> int:
+    """The bound on evaluations. Raises ValueError for a precision that is none, for a bound without one or below it."""
+    check_whole("samples", samples, 1)
     if precision is None and max_samples is not None:
         raise ValueError(f"max_samples={max_samples} has no effect without precision; give that, or samples alone")
     if precision is not None and not (isinstance(precision, Real) and precision > 0):
         raise ValueError(f"precision={precision} must be above 0, in nats")
-    most = 8192 if max_samples is None else max_samples
-    check_whole("max_samples", most, 1)
-    return most
+    if max_samples is None:
+        return max(8192, samples)
+    check_whole("max_samples", max_samples, 1)
+    if max_samples < samples:
+        raise ValueError(f"max_samples={max_samples} is less than a round of samples={samples}; give fewer samples")
+    return max_samples
 
 
 def log_likelihoods(
@@ -159,22 +162,12 @@ def log_likelihoods(
                 cfg_scale=cfg_scale,
             )
         return
-    _most_samples(precision, max_samples)
+    _most_samples(samples, precision, max_samples)
     requests = list(requests)
-    check_whole("samples", samples, 1)
     masks = ((request, next(rounds_of_masks(request, samples, seed, estimator))) for request in requests)
     values = values_under(model, masks, batch_size=batch_size, cfg_scale=cfg_scale)
     for request, value in zip(requests, values, strict=True):
         yield combined([value], exact=enumerable(request, samples))
-
-
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over requests, with its standard error over requests, which holds that of the masks."""
-    if len(estimates) < 2:
-        raise ValueError(f"a standard error over requests needs at least 2, not {len(estimates)}")
-    values = torch.tensor([each.value for each in estimates], dtype=torch.float64)
-    stderr = float(values.std() / len(values) ** 0.5)
-    return Estimate(float(values.mean()), stderr, sum(each.samples for each in estimates))
 
 
 def rolling_log_likelihood(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.state import PartialState
+from accelerate.utils import gather
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -45,8 +46,6 @@ class Processes:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, one after another; a number becomes a tensor of one."""
-        from accelerate.utils import gather
-
         found = gather(tensor) if self._state else tensor
         assert isinstance(found, Tensor)
         return found

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from llada.eval.answers import complete
+from llada.eval.answers import complete, padding_token
 from llada.eval.arguments import Demand, Settings
 from llada.eval.greedy import is_greedy
 from llada.eval.likelihood import log_likelihoods, rolling_log_likelihood
@@ -105,7 +105,6 @@ def write(
 ) -> None:
     """A text after each prompt; the keys, which are hexadecimal, are what its random numbers are made of."""
     ends = end_tokens(model)
-    pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
 
     def sampler(key: str) -> str:
         return prompts[key].how.sampler.model_dump_json()
@@ -117,7 +116,7 @@ def write(
             model,
             [prompts[key].ids for key in keys],
             prompts[keys[0]].how.sampler,
-            pad_token_id=pad,
+            pad_token_id=padding_token(model, tokenizer),
             batch_size=settings.batch_size,
             seed=settings.seed,
             rows=[int(key[:15], 16) for key in keys],

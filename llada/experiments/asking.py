@@ -19,6 +19,7 @@ from llada.eval.intervals import wilson
 from llada.eval.measure import Timed, timed
 from llada.eval.task import Task, read_task
 from llada.experiments.chains import Lesson, conversations, questions
+from llada.experiments.experiment import Whole
 from llada.experiments.student import Student, device, student
 from llada.model.checkpoint import load_pretrained
 from llada.sampling.config import SamplerConfig
@@ -34,7 +35,7 @@ class Asking(Schema):
     task: str | None = None  # and its questions with their answers, as for `llada tune`
     check: str = "number"  # by which an answer is right
     questions: Annotated[int, Field(ge=2)]
-    batch_size: Annotated[int, Field(ge=1)] = 50
+    batch_size: Whole = 50
 
     @field_validator("lesson", mode="before")
     @classmethod
@@ -78,20 +79,27 @@ class Asking(Schema):
 class AskingSamplers(Asking):
     """And the samplers that answer."""
 
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
-        for name in self.samplers:
-            self.sampler(name)
+        self.every()
         return self
 
-    def sampler(self, name: str, **others: Any) -> SamplerConfig:
-        """One of them, for answers of this length, with these other fields."""
-        sampler = SamplerConfig(gen_length=self.gen_length, **others | self.samplers[name])
-        sampler.check_lengths()
-        return sampler
+    def every(self) -> Mapping[Any, SamplerConfig]:
+        """All that answer."""
+        raise NotImplementedError
+
+
+def sampler_of(fields: Mapping[str, Any], set_here: Mapping[str, Any]) -> SamplerConfig:
+    """The sampler of these fields and those that the experiment sets. Raises ConfigError where both have one."""
+    for name in fields:
+        if name in set_here:
+            raise ConfigError(f"{name}={fields[name]!r} of a sampler is set by the experiment; leave it out there")
+    sampler = SamplerConfig(**set_here, **fields)
+    sampler.check_lengths()
+    return sampler
 
 
 def scores(

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.intervals import loss_limit
 from llada.eval.measure import Timed, timed
-from llada.experiments.asking import Asking, summary
+from llada.experiments.asking import Asking, sampler_of, summary
 from llada.experiments.chains import conversations
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, MARKERS, panels
 from llada.experiments.shares import error_bars, percent_of, tokens_of
 from llada.experiments.student import baseline
@@ -31,20 +31,20 @@ BASELINE = "autoregressive, KV cache"
 
 
 class Settings(Asking):
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     samplers: Annotated[dict[str, list[dict[str, Any]]], Field(min_length=1, max_length=len(COLOURS) - 1)]  # of a line
-    repeats: Annotated[int, Field(ge=1)] = 3  # of the measurement of each time
+    repeats: Whole = 3  # of the measurement of each time
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05  # answers that may be lost against the baseline, as a share
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
         for line in self.samplers.values():
             for fields in line:
-                self.sampler(fields).check_lengths()
+                self.sampler(fields)
         return self
 
     def sampler(self, fields: Mapping[str, Any]) -> SamplerConfig:
-        return SamplerConfig(gen_length=self.gen_length, **fields)
+        return sampler_of(fields, {"gen_length": self.gen_length})
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:

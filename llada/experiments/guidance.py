@@ -7,17 +7,18 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.experiments.asking import sampler_of
+from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
-from llada.sampling.config import SamplerConfig
 
 
 class Settings(SweepSettings):
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     scales: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
     def lines(self) -> dict[str, Line]:
         return {
-            name: [(w, SamplerConfig(gen_length=self.gen_length, cfg_scale=w, **fields)) for w in self.scales]
+            name: [(w, sampler_of(fields, {"gen_length": self.gen_length, "cfg_scale": w})) for w in self.scales]
             for name, fields in self.samplers.items()
         }
 

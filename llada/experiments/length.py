@@ -4,16 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.experiments.asking import sampler_of
+from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
-from llada.sampling.config import SamplerConfig
 
 
 class Settings(SweepSettings):
-    gen_lengths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    gen_lengths: Annotated[list[Whole], Field(min_length=1)]
 
     def lines(self) -> dict[str, Line]:
         return {
-            name: [(length, SamplerConfig(gen_length=length, **fields)) for length in self.gen_lengths]
+            name: [(length, sampler_of(fields, {"gen_length": length})) for length in self.gen_lengths]
             for name, fields in self.samplers.items()
         }
 

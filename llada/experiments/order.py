@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self
 
 import torch
 from matplotlib import colormaps
@@ -18,11 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llada.data.chat import encode_prompt
-from llada.data.tokenizer import SPECIAL_TOKENS
-from llada.eval.answers import left_padded
-from llada.experiments.asking import AskingSamplers
+from llada.eval.answers import left_padded, padding_token
+from llada.experiments.asking import AskingSamplers, sampler_of
 from llada.experiments.experiment import Experiment
+from llada.experiments.student import Student
+from llada.sampling.config import SamplerConfig
 from llada.sampling.generate import canvas_of, generation_states
+from llada.sampling.request import end_tokens
 from llada.sampling.trace import Kind, Recorder, Trace
 from llada.sampling.trace_measures import ar_ness
 from llada.show.picture import ACROSS, boxes, lines_of, width_of
@@ -38,26 +40,37 @@ class Settings(AskingSamplers):
             raise ValueError(f"shown={self.shown} must be below questions={self.questions}")
         return self
 
+    def every(self) -> dict[str, SamplerConfig]:
+        """By name."""
+        return {name: sampler_of(fields, {"gen_length": self.gen_length}) for name, fields in self.samplers.items()}
+
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """The steps of one answer's tokens, and how far all answers were written from left to right, by sampler."""
-    (model, tokenizer, _), task = settings.student(folder), settings.asked()
-    pad = cast(int, tokenizer.pad_token_id)
-    padded = left_padded([encode_prompt(tokenizer, asked) for asked in task.conversations], pad)
-    prompt, attention_mask = (part.to(model.device) for part in padded)
-    ends = torch.tensor(tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eos, SPECIAL_TOKENS.eot]))
-    samplers = {}
-    for name in settings.samplers:
-        sampler = settings.sampler(name)
+    model, task = settings.student(folder), settings.asked()
+    prompts = [encode_prompt(model.tokenizer, asked) for asked in task.conversations]
+    samplers = {name: _measured(model, prompts, sampler, settings) for name, sampler in settings.every().items()}
+    return {"prompt": task.conversations[settings.shown][-1]["content"], "samplers": samplers}
+
+
+def _measured(
+    student: Student, prompts: Sequence[Sequence[int]], sampler: SamplerConfig, settings: Settings
+) -> dict[str, Any]:
+    (model, tokenizer, _), shown = student, {}
+    pad, ends = padding_token(model, tokenizer), torch.tensor(end_tokens(model))
+    local, leftmost = [], []
+    for start in range(0, len(prompts), settings.batch_size):
+        padded = left_padded(prompts[start : start + settings.batch_size], pad)
+        prompt, attention_mask = (part.to(model.device) for part in padded)
         recorder = Recorder(canvas_of(model, prompt, sampler), model.config.mask_token_id)
-        for _ in recorder.watch(generation_states(model, prompt, attention_mask, sampler)):
+        for _ in recorder.watch(generation_states(model, prompt, attention_mask, sampler, first_row=start)):
             pass
         how = ar_ness(of_answers(recorder.trace, prompt.shape[1], ends), 1)
-        samplers[name] = _shown(recorder.trace, settings.shown, prompt.shape[1], tokenizer) | {
-            "local": _known(how.local_at_k),
-            "leftmost": _known(how.global_at_k),
-        }
-    return {"prompt": task.conversations[settings.shown][-1]["content"], "samplers": samplers}
+        local += _known(how.local_at_k)
+        leftmost += _known(how.global_at_k)
+        if 0 <= (row := settings.shown - start) < len(prompt):
+            shown = shown_answer(recorder.trace, row, prompt.shape[1], tokenizer, ends)
+    return shown | {"local": local, "leftmost": leftmost}
 
 
 def of_answers(trace: Trace, start: int, ends: Tensor) -> Trace:
@@ -76,14 +89,16 @@ def _known(values: Tensor) -> list[float]:
     return values[~values.isnan()].tolist()
 
 
-def _shown(trace: Trace, row: int, start: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The answer of a row up to its end, and of every token of the canvas the step that fixed it, from 1."""
+def shown_answer(
+    trace: Trace, row: int, start: int, tokenizer: PreTrainedTokenizerBase, ends: Tensor
+) -> dict[str, list[Any]]:
+    """The answer of a row, its ends empty, and of every token the step that fixed it, from 1; 0: none did."""
     ids = trace.final[row, start:].tolist()
-    of_row = (trace.row == row) & (trace.kind != Kind.REMASKED)
-    steps = torch.zeros(len(ids), dtype=torch.long)
-    steps[trace.position[of_row] - start] = trace.step[of_row] + 1
-    ends = tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eos, SPECIAL_TOKENS.eot])
-    return {"tokens": ["" if token in ends else tokenizer.decode([token]) for token in ids], "steps": steps.tolist()}
+    last = trace.last(*Kind)[row, start:]
+    fixed = (last >= 0) & (trace.kind[last] != Kind.REMASKED)
+    steps = torch.where(fixed, trace.step[last] + 1, 0).tolist()
+    known = ends.tolist()
+    return {"tokens": ["" if token in known else tokenizer.decode([token]) for token in ids], "steps": steps}
 
 
 def table(measured: Mapping[str, Any]) -> Table:

@@ -25,8 +25,9 @@ from llada.config import Schema
 from llada.data.prepare import Making, prepare_corpus
 from llada.data.tokenizer import SMALLEST_VOCABULARY
 from llada.eval.intervals import wilson
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, panels
+from llada.experiments.filled import filled
 from llada.experiments.shares import error_bars
 from llada.experiments.student import device
 from llada.experiments.sudoku import Box, random_puzzles
@@ -34,7 +35,6 @@ from llada.experiments.sudoku_corpus import SMALLEST, sudoku_corpus, tokens_of
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import infill
 from llada.sampling.orders import ORDERS
 from llada.train.checkpoints import checkpoint_path
 from llada.train.config import OptimConfig, PretrainConfig
@@ -43,7 +43,6 @@ from llada.train.run import train
 
 _AT_ONCE = 256  # puzzles in a batch
 _KNOWN = sorted(name for name, entry in ORDERS.items() if not entry.required)
-Whole = Annotated[int, Field(ge=1)]
 
 
 class Settings(Schema):
@@ -114,12 +113,8 @@ def solved(
     model: LLaDAForMaskedLM, asked: Tensor, expected: Tensor, sampler: SamplerConfig, seed: int = 0
 ) -> list[bool]:
     """Which puzzles (B, L) the sampler completes as expected."""
-    right: list[bool] = []
-    for start in range(0, len(asked), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
-        out = infill(model, asked[some].to(model.device), sampler=sampler, seed=seed, first_row=start).sequences
-        right += (out.cpu() == expected[some]).all(dim=1).tolist()
-    return right
+    found = filled(model, asked, sampler, at_once=_AT_ONCE, seed=seed).sequences
+    return (found == expected).all(dim=1).tolist()
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -216,12 +211,12 @@ def gain(order: Mapping[str, Any], rows: int) -> tuple[float, float]:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """The largest gap and the last one, with two standard errors."""
+    """The largest gap, in favour of either order, and the last one, with two standard errors."""
     rows, side = measured["puzzles"], math.isqrt(measured["cells"])
     last = measured["curve"][-1]
     widest = max(
         ((one["step"], order) for one in measured["curve"] for order in one["orders"][1:]),
-        key=lambda found: gain(found[1], rows)[0],
+        key=lambda found: abs(gain(found[1], rows)[0]),
     )
     step, order = widest
     first = next(one for one in measured["curve"] if one["step"] == step)["orders"][0]

@@ -12,7 +12,7 @@ Shapes: V vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,11 +23,14 @@ from rich.table import Table
 from torch import Tensor
 
 from llada.config import Schema
-from llada.experiments.experiment import Experiment
+from llada.eval.intervals import Z
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, panels
 from llada.sampling.drafts import inverse_cdf
 
 _AT_ONCE = 2**24  # random numbers in memory
+_FLOAT32 = 24  # bits of its uniform numbers
+HOTTEST = 4.0  # temperature that draws are compared with
 
 
 class Settings(Schema):
@@ -37,7 +40,7 @@ class Settings(Schema):
     exponent: float = Field(default=1.2, gt=0)
     bits: list[Annotated[int, Field(ge=1, le=24)]] = Field(min_length=1)
     draws: int = Field(default=20_000, ge=2)
-    steps: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    steps: list[Whole] = Field(min_length=1)
     canvas_draws: int = Field(default=200_000, ge=2)  # for each number of steps
     seed: int = 0
 
@@ -112,9 +115,11 @@ def surprisal_of_temperature(p: Tensor, temperature: float) -> float:
     return float(-((p.log() / temperature).softmax(dim=0) * p.log()).sum())
 
 
-def effective_temperature(p: Tensor, surprisal: float) -> float:
-    """The temperature that has this surprisal; 0 where it is that of the likeliest token or less."""
-    low, high = 0.0, 4.0
+def effective_temperature(p: Tensor, surprisal: float) -> float | None:
+    """The temperature that has this surprisal; 0: the likeliest token has as much; None: that of `HOTTEST` has less."""
+    low, high = 0.0, HOTTEST
+    if surprisal_of_temperature(p, high) < surprisal:
+        return None
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if surprisal_of_temperature(p, middle) < surprisal else (low, middle)
@@ -155,8 +160,8 @@ def _competing(p: Tensor, steps: int) -> Tensor:
     return torch.cat((p / steps, torch.tensor([1 - 1 / steps], dtype=p.dtype))) if steps > 1 else p
 
 
-def _revealed_by_law(p: Tensor, steps: int, bits: int = 24) -> dict[str, Any]:
-    won = [law(_competing(p, steps), bits)[: len(p)] for law in LAWS.values()]
+def _revealed_by_law(p: Tensor, steps: int) -> dict[str, Any]:
+    won = [law(_competing(p, steps), _FLOAT32)[: len(p)] for law in LAWS.values()]
     return {
         "steps": steps,
         "revealed": [float(law.sum()) * steps for law in won],  # of what should be, 1 / steps
@@ -164,8 +169,8 @@ def _revealed_by_law(p: Tensor, steps: int, bits: int = 24) -> dict[str, Any]:
     }
 
 
-def _revealed(p: Tensor, steps: int, draws: int, seed: int, bits: int = 24) -> dict[str, float]:
-    winners = gumbel_draws(_competing(p, steps), bits, draws, seed)
+def _revealed(p: Tensor, steps: int, draws: int, seed: int) -> dict[str, float]:
+    winners = gumbel_draws(_competing(p, steps), _FLOAT32, draws, seed)
     surprisal = -p.log()[winners[winners < len(p)]]
     share = len(surprisal) / draws
     return {
@@ -188,7 +193,7 @@ def table(measured: Mapping[str, Any]) -> Table:
             f"Gumbel-max, {one['bits']} bits",
             f"{one['surprisal']:.3f} ± {one['stderr']:.3f}",
             *(f"{law:.3f}" for law in one["laws"]),
-            f"{one['temperature']:.3f}",
+            _degrees(one["temperature"], ".3f"),
         )
     ours = measured["ours"]
     shown.add_row("float64, as here", f"{ours['surprisal']:.3f} ± {ours['stderr']:.3f}", entropy, entropy, "1")
@@ -204,24 +209,37 @@ def table(measured: Mapping[str, Any]) -> Table:
     return shown
 
 
+def _degrees(temperature: float | None, how: str) -> str:
+    return f"over {HOTTEST:g}" if temperature is None else f"{temperature:{how}}"
+
+
 def finding(measured: Mapping[str, Any]) -> str:
     """What came out, with two standard errors."""
     last, ours = measured["steps"][-1], measured["ours"]
-    told = [f"{one['bits']} bits{_FORMATS.get(one['bits'], '')} {one['temperature']:.2f}" for one in measured["bits"]]
-    beside = [
-        (sign * max(sign * (one["surprisal"] - one["laws"][number]) / one["stderr"] for one in measured["bits"]), name)
-        for number, (name, sign) in enumerate(zip(LAWS, (1, -1), strict=True))
+    told = [
+        f"{one['bits']} bits{_FORMATS.get(one['bits'], '')} {_degrees(one['temperature'], '.2f')}"
+        for one in measured["bits"]
     ]
     return (
         "What Gumbel-max draws with uniform numbers of few bits is on average as likely as at these temperatures: "
-        f"{', '.join(told)}. Both laws are only near: the draws are by up to "
-        f"{' and '.join(f'{errors:+.0f} standard errors from that of noise {name}' for errors, name in beside)}. Where "
-        f"[MASK] competes, the first of {last['steps']} steps in float32 reveals {last['revealed']:.2f} ± "
-        f"{2 * last['revealed_stderr']:.2f} of the tokens that it should, of {last['surprisal']:.2f} ± "
-        f"{2 * last['surprisal_stderr']:.2f} nats instead of "
-        f"{measured['entropy']:.2f}; float64 draws, as in this library, have {ours['surprisal']:.2f} ± "
-        f"{2 * ours['stderr']:.2f}."
+        f"{', '.join(told)}. {_nearness(measured['bits'])}Where [MASK] competes, the first of {last['steps']} steps in "
+        f"float32 reveals {last['revealed']:.2f} ± {2 * last['revealed_stderr']:.2f} of the tokens that it should, of "
+        f"{last['surprisal']:.2f} ± {2 * last['surprisal_stderr']:.2f} nats instead of {measured['entropy']:.2f}; "
+        f"float64 draws, as in this library, have {ours['surprisal']:.2f} ± {2 * ours['stderr']:.2f}."
     )
+
+
+def _nearness(bits: Sequence[Mapping[str, Any]]) -> str:
+    """How far draws are from both laws; nothing where all draws are of one token, and so without an error."""
+    spread = [one for one in bits if one["stderr"] > 0]
+    if not spread:
+        return ""
+    beside = [
+        (sign * max(sign * (one["surprisal"] - one["laws"][number]) / one["stderr"] for one in spread), name)
+        for number, (name, sign) in enumerate(zip(LAWS, (1, -1), strict=True))
+    ]
+    told = [f"{errors:+.0f} standard errors from that of noise {name}" for errors, name in beside]
+    return f"Both laws are only near: the draws are by up to {' and '.join(told)}. "
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:
@@ -231,9 +249,9 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     bits = [one["bits"] for one in rows]
     for number, name in enumerate(LAWS):
         left.plot(bits, [one["laws"][number] for one in rows], color=COLOURS[number], label=f"law, noise {name}")
-    errors = [1.96 * one["stderr"] for one in rows]
+    errors = [Z * one["stderr"] for one in rows]
     left.errorbar(bits, [one["surprisal"] for one in rows], errors, fmt="o", color=COLOURS[6], label="Gumbel-max draws")
-    left.errorbar([53], [ours["surprisal"]], [1.96 * ours["stderr"]], fmt="s", color=COLOURS[2], label="llada, float64")
+    left.errorbar([53], [ours["surprisal"]], [Z * ours["stderr"]], fmt="s", color=COLOURS[2], label="llada, float64")
     left.axhline(measured["entropy"], color="0.4", linestyle="--", linewidth=1, label="exact: the entropy")
     left.set(xlabel="bits of the uniform numbers", ylabel="mean of -log p of a drawn token, nats", title="One draw")
     for axis, key, label, exact in (
@@ -248,7 +266,7 @@ def draw(measured: Mapping[str, Any]) -> Figure:
                 color=COLOURS[number],
                 label=f"law, noise {name}",
             )
-        errors = [1.96 * one[f"{key}_stderr"] for one in found]
+        errors = [Z * one[f"{key}_stderr"] for one in found]
         steps = [one["steps"] for one in found]
         axis.errorbar(steps, [one[key] for one in found], errors, fmt="o", color=COLOURS[6], label="Gumbel-max draws")
         axis.axhline(exact, color="0.4", linestyle="--", linewidth=1, label="exact")

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any, NamedTuple, Self, cast
+from string import Formatter
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.checks import contains
 from llada.eval.intervals import wilson
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.shares import error_bars, percent_of
 from llada.experiments.student import Baseline, Pair, Recipe, Student, baseline, student
@@ -49,7 +50,7 @@ class Settings(Schema):
     texts: Annotated[list[str], Field(min_length=1)]  # with {first} and, after it, {second}
     forward: str  # question with {first}
     reversal: str  # question with {second}
-    gen_length: Annotated[int, Field(ge=1)]
+    gen_length: Whole
     seed: int = 0
 
     @field_validator("recipe", mode="before")
@@ -106,6 +107,9 @@ def facts(settings: Settings) -> list[Fact]:
     known: set[str] = set()
     for record in read_records(settings.pairs):
         fact = Fact(string_field(record, "first").strip(), string_field(record, "second").strip())
+        for name, line in fact._asdict().items():
+            if not line:
+                raise ConfigError(f"{record.where}: {name!r} is empty, which every answer would contain; leave it out")
         if not known & set(fact):  # a line of two pairs has no one answer
             found[fact] = None
             known |= set(fact)
@@ -185,20 +189,27 @@ class Cut(NamedTuple):
     after: list[int]
 
 
-def cut(tokenizer: PreTrainedTokenizerBase, text: str, line: str) -> Cut:
-    """The text is encoded whole, as it was read, and cut at the tokens that hold any of the line."""
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    start = text.index(line)
-    inside = [low < start + len(line) and high > start for low, high in encoded["offset_mapping"]]
+def cut(tokenizer: PreTrainedTokenizerBase, text: str, fact: Fact, missing: Literal["first", "second"]) -> Cut:
+    """A text of the fact is encoded whole, as it was read, and cut at the tokens that hold any of the missing line."""
+    lines = fact._asdict()
+    start = 0
+    for literal, name, _, _ in Formatter().parse(text):
+        start += len(literal)
+        if name == missing:
+            break
+        start += len(lines[name]) if name else 0
+    encoded = tokenizer(text.format(**lines), return_offsets_mapping=True, add_special_tokens=False)
+    end = start + len(lines[missing])
+    inside = [low < end and high > start for low, high in encoded["offset_mapping"]]
     ids, first = cast(list[int], encoded["input_ids"]), inside.index(True)
-    end = first + sum(inside)
-    return Cut(ids[:first], ids[first:end], ids[end:])
+    last = first + sum(inside)
+    return Cut(ids[:first], ids[first:last], ids[last:])
 
 
 def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> str:
     """The missing line of the first text, as the mask predictor fills it in, one token per step."""
-    tokenizer, missing = masked.tokenizer, fact.second if direction == "forward" else fact.first
-    parts = cut(tokenizer, settings.texts[0].format(**fact._asdict()), missing)
+    tokenizer = masked.tokenizer
+    parts = cut(tokenizer, settings.texts[0], fact, "second" if direction == "forward" else "first")
     start = encode_prompt(tokenizer, _RECITE) + parts.before
     gap = [masked.model.config.mask_token_id] * len(parts.line)
     end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
@@ -210,7 +221,7 @@ def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str)
     """What the autoregressive model writes after the line that is given and what joins it to the next."""
     lines = fact if direction == "forward" else Fact(fact.second, fact.first)  # the reversal begins with the second
     tokenizer = causal.tokenizer
-    parts = cut(tokenizer, settings.texts[0].format(**lines._asdict()), lines.second)
+    parts = cut(tokenizer, settings.texts[0], lines, "second")
     prompt = encode_prompt(tokenizer, _RECITE) + parts.before
     how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
     ids = torch.tensor([prompt], device=causal.model.device)

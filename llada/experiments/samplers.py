@@ -7,37 +7,36 @@ tells what follows where that padding was short.
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
+from pydantic import Field
 from rich.table import Table
 
 from llada.eval.intervals import Z
-from llada.experiments.asking import AskingSamplers, scores
-from llada.experiments.experiment import Experiment
+from llada.experiments.asking import AskingSamplers, sampler_of, scores
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.figures import COLOURS, MARKERS, panels, shares_from
 from llada.experiments.shares import error_bars, percent_of, tokens_of
+from llada.sampling.config import SamplerConfig
 
 
 class Settings(AskingSamplers):
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=len(COLOURS))]  # of all samplers
+    steps: Annotated[list[Whole], Field(min_length=1, max_length=len(COLOURS))]  # of all samplers
 
-    @model_validator(mode="after")
-    def _of_all(self) -> Self:
-        for name in self.samplers:
-            for steps in self.steps:
-                self.sampler(name, steps=steps)
-        return self
+    def every(self) -> dict[tuple[str, int], SamplerConfig]:
+        """By name and steps."""
+        return {
+            (name, steps): sampler_of(fields, {"gen_length": self.gen_length, "steps": steps})
+            for (name, fields), steps in product(self.samplers.items(), self.steps)
+        }
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Right answers, their length and what they cost, by sampler and steps."""
     model, task = settings.student(folder), settings.asked()
     encoded = [len(model.tokenizer.encode(text, add_special_tokens=False)) for text in task.expected]
-    every = product(settings.samplers, settings.steps)
-    samplers = {(name, steps): settings.sampler(name, steps=steps) for name, steps in every}
-    found = scores(model, task, samplers, batch_size=settings.batch_size)
+    found = scores(model, task, settings.every(), batch_size=settings.batch_size)
     return {
         "gen_length": settings.gen_length,
         "expected_tokens": sum(encoded) / len(encoded) + 2,  # with the end of turn and that of the sequence

@@ -52,7 +52,9 @@ class Settings(Schema):
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError(f"learning_rates={self.learning_rates} are in part the same; name each once")
         for values in (self.training, self.masked, self.autoregressive):
-            if "learning_rate" in (values.get("optim") or {}):
+            if not isinstance(optim := values.get("optim", {}), dict):
+                raise ValueError(f"optim={optim!r} must have keys, as in configs/pretrain")
+            if "learning_rate" in optim:
                 raise ValueError("learning_rates says what is tried; leave learning_rate out of optim")
         for name in self.sizes:
             for kind in KINDS:
@@ -65,9 +67,11 @@ class Settings(Schema):
 
     def config(self, kind: str, size: str, rate: float, data: Path, folder: Path) -> PretrainConfig:
         """The run of a model of this kind and size at this learning rate."""
-        own = self.autoregressive | {"objective": "autoregressive"} if kind == "autoregressive" else self.masked
+        own: dict[str, Any] = self.masked
+        if kind == "autoregressive":
+            own = {**self.autoregressive, "objective": "autoregressive"}
         values: dict[str, Any] = {**self.training, **own, "model": self.model | self.sizes[size]}
-        values["optim"] = (self.training.get("optim") or {}) | (own.get("optim") or {}) | {"learning_rate": rate}
+        values["optim"] = {**self.training.get("optim", {}), **own.get("optim", {}), "learning_rate": rate}
         return PretrainConfig(**values, data=str(data), output=str(folder / f"{kind}-{size}-{rate:g}"))
 
 

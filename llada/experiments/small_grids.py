@@ -9,6 +9,7 @@ first where it is.
 Shapes: L tokens of a grid, two for each cell; N samples.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llada.config import ConfigError
+from llada.experiments.filled import filled
 from llada.experiments.sudoku import Box, Grid, solutions
 from llada.model.configuration import LLaDAConfig
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import infill
 from llada.train.batches import Batches
 from llada.train.loop import evaluate, fit
 from llada.train.objectives import OBJECTIVES, Noise
@@ -54,6 +56,18 @@ class GridRows:
         return {"x0": self.tokens[index], "maskable": self.maskable}
 
 
+def grid_config(sizes: Mapping[str, Any]) -> LLaDAConfig:
+    """Of a model with these sizes. Raises ConfigError where they name a token, and where they cannot be."""
+    tokens = {"vocab_size": NAMES.stop, "mask_token_id": MASK}
+    for name in sizes:
+        if name in tokens:
+            raise ConfigError(f"model.{name}={sizes[name]!r} is that of the grids, {tokens[name]}; leave it out")
+    try:
+        return LLaDAConfig(**tokens, **sizes)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+
+
 def trained(
     sizes: dict[str, Any],
     *,
@@ -67,7 +81,7 @@ def trained(
 ) -> LLaDAForMaskedLM:
     """A model after so many steps, in evaluation mode; the rate falls to 0 in the second half."""
     torch.manual_seed(seed)
-    model = LLaDAForMaskedLM(LLaDAConfig(vocab_size=NAMES.stop, mask_token_id=MASK, **sizes))
+    model = LLaDAForMaskedLM(grid_config(sizes))
     batches = Batches(GridRows(), batch_size, _noise(seed), objective=OBJECTIVES[objective])
     rates = {"peak": rate, "steps": steps, "warmup": warmup, "decay": steps // 2}
     for _ in fit(
@@ -94,14 +108,9 @@ def bound_of(model: LLaDAForMaskedLM, draws: int) -> tuple[float, float]:
 
 def sampled(model: LLaDAForMaskedLM, sampler: SamplerConfig, count: int, seed: int) -> dict[str, Any]:
     """Grids from nothing but masks, judged, and the calls of the network that each took on average."""
-    rows, passes = [], []
-    blank = torch.tensor([token for name in NAMES for token in (name, MASK)], device=model.device)
-    for start in range(0, count, _AT_ONCE):
-        canvas = blank.expand(min(_AT_ONCE, count - start), -1)
-        out = infill(model, canvas, sampler=sampler, seed=seed, first_row=start)
-        rows.append(out.sequences.cpu())
-        passes.append(out.forward_passes.cpu())
-    return {"evaluations": float(torch.cat(passes).double().mean()), **judged(torch.cat(rows)[:, 1::2])}
+    blank = torch.tensor([token for name in NAMES for token in (name, MASK)])
+    found = filled(model, blank.expand(count, -1), sampler, at_once=_AT_ONCE, seed=seed)
+    return {"evaluations": float(found.forward_passes.double().mean()), **judged(found.sequences[:, 1::2])}
 
 
 def judged(samples: Tensor) -> dict[str, Any]:

@@ -4,27 +4,29 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from llada.experiments.asking import sampler_of
+from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
-from llada.sampling.config import SamplerConfig
 
 
 class Settings(SweepSettings):
     """Samplers that take each number of steps, and one that reveals what it is sure of, at each threshold."""
 
-    gen_length: Annotated[int, Field(ge=1)]
-    steps: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    gen_length: Whole
+    steps: Annotated[list[Whole], Field(min_length=1)]
     thresholds: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
     threshold_sampler: dict[str, Any]
 
     def lines(self) -> dict[str, Line]:
+        here = {"gen_length": self.gen_length}
         lines: dict[str, Line] = {
-            name: [(steps, SamplerConfig(gen_length=self.gen_length, steps=steps, **fields)) for steps in self.steps]
+            name: [(steps, sampler_of(fields, here | {"steps": steps})) for steps in self.steps]
             for name, fields in self.samplers.items()
         }
-        parallel = {"gen_length": self.gen_length, "reveal": "threshold", **self.threshold_sampler}
+        parallel = {"reveal": "threshold"} | self.threshold_sampler
         blocks = self.threshold_sampler.get("block_length")
         name = "threshold" if blocks is None else f"blocks of {blocks}, threshold"
-        lines[name] = [(value, SamplerConfig(threshold=value, **parallel)) for value in self.thresholds]
+        lines[name] = [(value, sampler_of(parallel, here | {"threshold": value})) for value in self.thresholds]
         return lines
 
 

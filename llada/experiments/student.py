@@ -33,16 +33,17 @@ class Recipe(Schema):
     masked: dict[str, Any]  # and one of them alone
     autoregressive: dict[str, Any]
 
-    def of(self, *, causal: bool, **files: str) -> SFTConfig:
-        """The configuration of one of the two."""
+    def of(self, *, causal: bool, init: str = "", train: str = "", output: str = "") -> SFTConfig:
+        """The configuration of one of the two, with its files; without them it tells the models of recipes apart."""
         own = self.autoregressive | {"objective": "autoregressive"} if causal else self.masked
+        files = {"init": init, "train": train, "output": output}
         values: dict[str, Any] = {**self.training, **own, **files}
         return SFTConfig(**values)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         for causal in (False, True):
-            self.of(causal=causal, init="", train="", output="")
+            self.of(causal=causal)
         return self
 
 
@@ -76,33 +77,31 @@ def baseline(pairs: Sequence[Pair], recipe: Recipe, folder: Path) -> Baseline:
 
 
 def device() -> torch.device:
-    """Where models are asked: on the device of training."""
+    """Where models are asked: a CUDA device or the CPU; others may lack the float64 in which tokens are drawn."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _trained(pairs: Sequence[Pair], recipe: Recipe, folder: Path, *, causal: bool) -> Path:
     rows = [{"prompt": prompt, "completion": reply} for prompt, reply in pairs]
     content = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-    told = recipe.of(causal=causal, init="", train="", output="")
+    told = recipe.of(causal=causal)
     asked = json.dumps([recipe.vocab_size, recipe.model, told.model_dump(mode="json")], sort_keys=True).encode()
     place = folder / hashlib.sha256(content + asked).hexdigest()[:12]
     place.mkdir(parents=True, exist_ok=True)
     if not (place / "start").exists():
         publish_file(place / "train.jsonl", content)
-        _begin(place / "start", [text for pair in pairs for text in pair], recipe, causal=causal)
-    files = {"init": place / "start", "train": place / "train.jsonl", "output": place / "run"}
-    config = recipe.of(causal=causal, **{name: str(path) for name, path in files.items()})
-    train(config, resume=True)
+        _begin(place / "start", [text for pair in pairs for text in pair], recipe, told, causal=causal)
+    start, rows_of, run = (str(place / name) for name in ("start", "train.jsonl", "run"))
+    train(recipe.of(causal=causal, init=start, train=rows_of, output=run), resume=True)
     return place / "run"
 
 
-def _begin(start: Path, texts: Sequence[str], recipe: Recipe, *, causal: bool) -> None:
+def _begin(start: Path, texts: Sequence[str], recipe: Recipe, told: SFTConfig, *, causal: bool) -> None:
     """A checkpoint with random weights."""
     tokenizer = train_tokenizer(texts, recipe.vocab_size)
-    longest = int(recipe.training["max_length"])
     with torch.random.fork_rng():
-        torch.manual_seed(int(recipe.training.get("seed", 0)))
-        model = new_model(model_config(recipe.model, longest, tokenizer), tokenizer, causal=causal)
+        torch.manual_seed(told.seed)
+        model = new_model(model_config(recipe.model, told.max_length, tokenizer), tokenizer, causal=causal)
     filled = partial_folder(start)
     model.save_pretrained(filled)
     tokenizer.save_pretrained(filled)

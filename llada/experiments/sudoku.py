@@ -44,19 +44,10 @@ def units_of(box: Box) -> tuple[tuple[int, int, int], ...]:
     )
 
 
-def is_solved(grid: Grid, box: Box) -> bool:
-    """Whether every unit holds each of the values once."""
-    found: list[set[int]] = [set() for _ in range(3 * box.side)]
-    for value, units in zip(grid, units_of(box), strict=True):
-        for unit in units:
-            found[unit].add(value)
-    return all(unit == set(range(1, box.side + 1)) for unit in found)
-
-
 def solutions(puzzle: Grid, box: Box, rng: random.Random | None = None) -> Iterator[Grid]:
-    """The complete grids that a puzzle leaves, in ascending order of values; with `rng` values are tried at random.
+    """The complete grids that a puzzle leaves, in the order in which they are found.
 
-    Backtracking, the blank with the fewest possible values first.
+    Backtracking, the blank with the fewest possible values first; its values ascend, or come at random by `rng`.
     """
     units, grid, used = units_of(box), list(puzzle), [0] * (3 * box.side)  # used: bit v - 1 where a unit has the value
     for value, (line, column, inside) in zip(grid, units, strict=True):

@@ -26,9 +26,7 @@ class SweepSettings(Asking):
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
-        for line in self.lines().values():
-            for _, sampler in line:
-                sampler.check_lengths()
+        self.lines()
         return self
 
     def lines(self) -> dict[str, Line]:

@@ -14,16 +14,15 @@ import torch
 from pydantic import Field, model_validator
 
 from llada.config import Schema
-from llada.experiments.experiment import Experiment
+from llada.experiments.experiment import Experiment, Whole
 from llada.experiments.loss_noise import noise_of
-from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, sampled, trained
+from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, grid_config, sampled, trained
 from llada.experiments.student import device
 from llada.experiments.time_agnostic_report import WEIGHTS, draw, finding, table
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 
-Whole = Annotated[int, Field(ge=1)]
 Many = Annotated[int, Field(ge=30)]
 
 
@@ -47,6 +46,7 @@ class Settings(Schema):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        grid_config(self.model)
         for name in ("steps", "noise_steps"):
             if 2 * self.warmup > (steps := getattr(self, name)):
                 raise ValueError(f"warmup={self.warmup} exceeds the half of {name}={steps} before the rate falls")

@@ -89,18 +89,19 @@ def _worth(one: Mapping[str, Any]) -> str:
 
 
 def finding(measured: Mapping[str, Any]) -> str:
-    """One sentence for each part: with two standard errors, or over all runs."""
+    """One sentence for each part: with two standard errors, the 95 % interval of a share, or over all runs."""
     losses, gradients = (relative(measured["noise"], name)[-1] for name in ("variance", "trace"))
     one, whole = (max(measured[key], key=lambda found: found["steps"]) for key in ("by_token", "by_time"))
     equal = min(measured["by_time"], key=lambda found: abs(found["evaluations"] - one["evaluations"]))
     weighted, plain = (best(measured["runs"][objective]) for objective in WEIGHTS)
     changes = differences(measured["runs"])
+    valid = [percent(found["valid"], found["samples"]) for found in (one, equal, whole)]
     return (
         f"With exact, stratified counts the loss of a batch deviates {losses[0]:.2f} ± {2 * losses[1]:.2f} times as "
         f"much as with 1/t and independent t, its gradient {gradients[0]:.2f} ± {2 * gradients[1]:.2f} times"
         f"{', which shows no difference' * (abs(gradients[0] - 1) < 2 * gradients[1])}. Of grids "
-        f"sampled cell by cell in {one['evaluations']:.0f} evaluations {_valid(one)} are valid, with time in steps "
-        f"{_valid(equal)} after {equal['evaluations']:.1f} evaluations and {_valid(whole)} after "
+        f"sampled cell by cell in {one['evaluations']:.0f} evaluations {valid[0]} are valid, with time in steps "
+        f"{valid[1]} after {equal['evaluations']:.1f} evaluations and {valid[2]} after "
         f"{whole['evaluations']:.1f} ({whole['needed']:.1f}, were those skipped that reveal nothing). Of the rates "
         f"tried, the weight 1/t does best at {_reached(weighted)}, no weight at {_reached(plain)} ({weighted['runs']} "
         f"runs each; no bound is below {measured['entropy']:.2f}). Over all {len(changes)} pairs of runs with one rate "
@@ -114,11 +115,6 @@ def _reached(one: Mapping[str, Any]) -> str:
         f"{one['rate']:g}, with bounds of {_span(one['bounds'], '.2f')} nats per grid and "
         f"{_span(one['valid'], '.1%')} valid samples"
     )
-
-
-def _valid(one: Mapping[str, Any]) -> str:
-    share = one["valid"] / one["samples"]
-    return f"{share:.1%} ± {2 * math.sqrt(share * (1 - share) / one['samples']):.1%}"
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:

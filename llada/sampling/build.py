@@ -37,7 +37,7 @@ def states_of(
     predict = predict if likeliest is None else likeliest.of(predict)
     order = sampler.make_order()
     if sampler.eos_last:
-        order = excluding(order, end_tokens(model))
+        order = excluding(order, end_tokens(model, "eos_last"))
     stop_token_id = eos_token(model, "stop_at_eos") if sampler.stop_at_eos else None
     if stop_token_id in sampler.suppress_tokens:
         raise ValueError(
@@ -129,7 +129,6 @@ def answer_of(
     sampler: SamplerConfig, model: MaskPredictor, prompt: Tensor, uniforms: RowUniforms, meter: Meter
 ) -> Iterator[Grown]:
     """An answer that finds its own length (DAEDAL) as it grows, to the prompt (P,) of a single row."""
-
     eos = eos_token(model, "longest")
     if eos in sampler.suppress_tokens:
         raise ValueError(f"longest needs the end of sequence, {eos}, which suppress_tokens holds; remove it there")

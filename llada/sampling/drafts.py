@@ -31,7 +31,6 @@ def categorical(temperature: float, *, top_k: int | None = None, top_p: float | 
     lowers the temperature (arXiv:2409.02908). With `top_k` only the so many likeliest tokens are drawn, with `top_p`
     only the fewest that together have at least that probability (arXiv:1904.09751).
     """
-
     return lambda logits, uniforms: inverse_cdf(logits, uniforms, temperature, top_k=top_k, top_p=top_p)
 
 

@@ -23,6 +23,7 @@ def check_tokens(model: MaskPredictor, tokens: Tensor) -> None:
         raise ValueError(f"the tokens have shape {tuple(tokens.shape)}; it must be (batch, length)")
     if tokens.dtype != torch.int64:
         raise ValueError(f"token ids must be integers, not {tokens.dtype}; give int64, as tokens.long() is")
+    # a mask predictor from elsewhere may have no size of its vocabulary, and only ours more embeddings than tokens
     known = getattr(model.config, "embedding_size", None) or getattr(model.config, "vocab_size", None)
     if known is not None and tokens.numel() and not (tokens.min() >= 0 and tokens.max() < known):  # sync
         worst = tokens.max() if tokens.max() >= known else tokens.min()
@@ -68,8 +69,11 @@ def prompt_padding(model: MaskPredictor, prompt: Tensor, attention_mask: Tensor 
     return attention_mask
 
 
-def eos_token(model: MaskPredictor, option: Literal["forbid_eos", "stop_at_eos", "eos_last", "longest"]) -> int:
-    """The end of sequence. Raises ValueError, which names the option that needs it, unless there is just one."""
+Need = Literal["forbid_eos", "stop_at_eos", "eos_last", "longest", "the end of an answer", "padding"]
+
+
+def eos_token(model: MaskPredictor, option: Need) -> int:
+    """The end of sequence. Raises ValueError, which names what needs it, unless there is just one."""
     eos = getattr(model.config, "eos_token_id", None)  # a mask predictor from elsewhere may have none, or several
     if eos is None:
         raise ValueError(f"{option} needs model.config.eos_token_id, which is not set")
@@ -80,7 +84,7 @@ def eos_token(model: MaskPredictor, option: Literal["forbid_eos", "stop_at_eos",
     return eos
 
 
-def end_tokens(model: MaskPredictor) -> list[int]:
-    """End of sequence, and end of turn where the vocabulary has it."""
+def end_tokens(model: MaskPredictor, option: Need = "the end of an answer") -> list[int]:
+    """End of sequence, and end of turn where the vocabulary has it. Errors as of `eos_token`."""
     eot = getattr(model.config, "eot_token_id", None)  # a field of LLaDAConfig only
-    return [eos_token(model, "eos_last"), *([] if eot is None else [eot])]
+    return [eos_token(model, option), *([] if eot is None else [eot])]

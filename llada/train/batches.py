@@ -215,9 +215,14 @@ def _cut(
     """The tokens of a row, which are maskable, and the number of each one's document; None: all of them, one."""
     _check_row(row, place)
     x0 = np.asarray(row["x0"], dtype=np.int64)
+    maskable, documents = row.get("maskable"), row.get("documents")
+    if noise.random_length and maskable is not None:
+        raise ValueError(
+            f"row {place.index} of epoch {place.epoch} has a maskable part, which random_length={noise.random_length} "
+            "could cut off; set it to 0"
+        )
     if noise.random_length:
         x0 = x0[: random_length(noise.seed, place.epoch, place.index, len(x0), noise.random_length)]
-    maskable, documents = row.get("maskable"), row.get("documents")
     if maskable is not None and not noise.eos_padding:
         x0, maskable = np.append(x0, noise.pad_token_id), np.append(maskable, True)
     documents = None if documents is None else documents[: len(x0)].astype(np.int64)

@@ -183,8 +183,12 @@ def masked_cross_entropy(logits: Tensor, x0: Tensor, masked: Tensor) -> Tensor:
     """-log p(x0_i | xt) at the masked positions, (N,), at least float32. Logits as for `elbo_loss`."""
     if logits.dim() == 3:
         logits = logits[masked]
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return F.cross_entropy(wide, x0[masked], reduction="none")
+    return F.cross_entropy(widened(logits), x0[masked], reduction="none")
+
+
+def widened(logits: Tensor) -> Tensor:
+    """At least float32, as sums over a vocabulary need."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def stratified(offset: Tensor, count: int) -> Tensor:
@@ -206,6 +210,11 @@ def stratified_counts(start: int, count: int, length: int) -> Tensor:
     Integer arithmetic throughout: rounding a float grid makes some numbers likelier than others and biases the bound.
     """
     return (start - 1 + torch.arange(count) * length // count) % length + 1
+
+
+def count_at(t: Tensor, available: Tensor) -> Tensor:
+    """The number of masks, in 1..available, that belongs to t in [0, 1): uniform if t is, 0 where none is available."""
+    return (1 + (available * t).long()).clamp(max=available)
 
 
 class Schedule(NamedTuple):

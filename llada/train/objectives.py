@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llada.train.objective import Noised, cart_weight, floored, forward_process, lowest
+from llada.train.objective import Noised, cart_weight, count_at, floored, forward_process, lowest, widened
 
 IGNORED = -100  # a target that nothing is asked about; what F.cross_entropy leaves out by default
 
@@ -79,15 +79,12 @@ class Objective(NamedTuple):
 
 def cross_entropy(logits: Tensor, call: Call) -> Tensor:
     """Of every target, (N,), in nats, float32 or wider. Logits are (N, V) or flatten to that."""
-    logits = logits.flatten(0, -2)
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return F.cross_entropy(wide, call.targets, ignore_index=IGNORED, reduction="none")
+    return F.cross_entropy(widened(logits.flatten(0, -2)), call.targets, ignore_index=IGNORED, reduction="none")
 
 
 def largest_log_probability(logits: Tensor) -> Tensor:
     """At every target, (N,), in nats, float32 or wider, without a gradient. Logits are (N, V) or flatten to that."""
-    logits = logits.detach().flatten(0, -2)
-    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    wide = widened(logits.detach().flatten(0, -2))
     return wide.amax(dim=-1) - wide.logsumexp(dim=-1)
 
 
@@ -104,8 +101,7 @@ def weighted(sums: Tensor, call: Call) -> Tensor:
 def masked(padded: Padded, noise: Noise) -> Noised:
     """The rows as the configuration masks them."""
     if noise.masking == "count":
-        available = padded.maskable.sum(dim=1)
-        counts = (1 + (available * padded.t).long()).clamp(max=available)
+        counts = count_at(padded.t, padded.maskable.sum(dim=1))
         return forward_process(
             padded.x0, noise.mask_token_id, maskable=padded.maskable, counts=counts, uniforms=padded.uniforms
         )
@@ -192,7 +188,7 @@ def block_diffusion(padded: Padded, noise: Noise) -> Call:
     )
     n = maskable.sum(dim=1)
     if noise.masking == "count":
-        counts = (1 + (n * t).long()).clamp(max=n)
+        counts = count_at(t, n)
         chosen = lowest(uniforms, maskable, counts)
         weights = torch.where(n > 0, n.double() / counts, 0.0)
     else:

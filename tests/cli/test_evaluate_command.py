@@ -180,7 +180,7 @@ def test_a_folder_that_was_just_begun_is_taken(tuned, folder, tmp_path, monkeypa
         (["--preset", "llada_instruct_blocks", "--tasks", "mmlu"], "the preset has no task 'mmlu'"),
         (
             ["--tasks", "choice", "--set", "sampler.cfg_scale=1.0", "--set", "sampler.guidance=adaptive"],
-            "guidance: adap",
+            "guidance: adaptive is not that of likelihoods, which lack the prompt; take guidance: prompt",
         ),
     ],
 )
@@ -201,3 +201,9 @@ def test_a_task_that_runs_code_is_run_where_it_is_allowed(tuned, folder, tmp_pat
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "0")
     run(monkeypatch, tuned, folder, "--tasks", "coding", "--output", tmp_path / "out", "--allow-code-execution")
     assert results(tmp_path / "out")["coding"]["coding"]["exact_match,none"] == 0.0
+
+
+def test_texts_may_be_guided_as_likelihoods_cannot(tuned, folder, tmp_path, monkeypatch):
+    guided = ["--set", "sampler.cfg_scale=1.0", "--set", "sampler.guidance=adaptive"]
+    run(monkeypatch, tuned, folder, "--tasks", "writing", "--limit", 2, *guided, "--output", tmp_path / "out")
+    assert results(tmp_path / "out").keys() == {"writing"}

@@ -109,6 +109,11 @@ def test_what_has_no_effect_without_drawing_is_said(caplog):
         (SamplerConfig(temperature=0.5), {"do_sample": False}, "but the sampler has temperature=0.5"),
         (SamplerConfig(temperature=0.5), {"temperature": 0.7}, "temperature=0.7, the sampler for 0.5; leave one out"),
         (SamplerConfig(steps=16), {"max_gen_toks": 8}, "steps=16 exceeds gen_length=8"),
+        (PLAIN, {"max_gen_toks": True}, "max_gen_toks=True must be a number of tokens"),
+        (PLAIN, {"temperature": "0.0"}, "temperature='0.0'; give a number"),
+        (PLAIN, {"temperature": True}, "temperature=True; give a number"),
+        (PLAIN, {"do_sample": "false"}, "do_sample='false'; give true or false"),
+        (PLAIN, {"do_sample": 0}, "do_sample=0; give true or false"),
     ],
 )
 def test_what_a_task_asks_and_the_sampler_cannot_do_is_refused(sampler, kwargs, message):

@@ -65,9 +65,39 @@ def test_an_answer_with_a_number_is_right_by_itself_in_every_check(check):
         ("#### -3", "#### 3", False),
         ("none", "#### 3", False),
         ("#### none of 3", "3", True),
+        (r"\boxed{x = 5}", "#### 5.", True),
+        ("#### **$1,000**", "#### 1000.00", True),
+        ("it is 7+5=12", "#### 12", True),
+        ("7+5=12", "#### 12", True),
     ],
 )
 def test_final_numbers_are_where_they_are_marked(answer, expected, right):
+    assert CHECKS["final_number"](answer, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        (r"\boxed{\frac{1}{2}}", r"\boxed{\frac{3}{2}}", False),
+        (r"\boxed{\frac{1}{2}}", r"so \boxed{ \frac {1} {2} }.", True),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", True),
+        (r"thus \boxed{\frac{1}{\sqrt{2}}}", r"thus \boxed{\frac{3}{\sqrt{2}}}", False),
+        (r"\boxed{2}", "1/2", False),
+        ("#### 1/2", "#### 3/2", False),
+        ("#### 1/2", r"$1 / 2$", False),  # with blanks it is a text, whose last number counts
+        ("#### 1 / 2", "#### $1/2$.", True),
+        (r"\boxed{(1,2)}", r"\boxed{(3,2)}", False),
+        (r"\boxed{(1,2)}", r"\boxed{(1, 2)}", True),
+        (r"\boxed{5\sqrt{2}}", r"\boxed{\sqrt{2}}", False),
+        (r"\boxed{\sqrt{2}}", r"\boxed{2}", False),
+        (r"\boxed{2\pi}", r"\boxed{2}", False),
+        (r"\boxed{2x}", r"\boxed{2}", False),
+        (r"\boxed{x-3}", r"\boxed{y-3}", False),
+        (r"\boxed{x}", r"\boxed{x}", True),
+        (r"\boxed{}", r"\boxed{}", False),
+    ],
+)
+def test_a_marked_formula_is_right_as_a_whole_and_not_by_its_last_number(answer, expected, right):
     assert CHECKS["final_number"](answer, expected) is right
 
 

@@ -158,13 +158,20 @@ def test_likelihood_of_a_causal_model_is_its_chain_rule(causal, batch_size):
 def test_bound_is_compared_with_a_likelihood(golden_model, causal):
     asked = [*requests(), request_of([5], [6, 7])]
     expected = [by_hand(causal, request) for request in asked]
-    rounds = compare(golden_model, causal, asked, 8, seed=1)
-    for number in (1, 2):
+    asking: list[int] = []
+
+    def watch(missing):
+        asking.append(len(missing))
+        return missing
+
+    rounds = compare(golden_model, causal, asked, 8, seed=1, watch=watch)
+    for number, seen in ((1, [5, 5]), (2, [5, 5, 4])):  # the causal model is asked once
         pairs = next(rounds)
+        assert asking == seen
         assert [pair.second.value for pair in pairs] == pytest.approx(expected, abs=1e-10)
         for pair in pairs[:-1]:
             assert pair.second.stderr == pytest.approx(0.0, abs=1e-12)
-            assert (pair.first.samples, pair.second.samples) == (8 * number, number)
+            assert (pair.first.samples, pair.second.samples) == (8 * number, 1)
             assert pair.difference.value == pytest.approx(pair.first.value - pair.second.value, abs=1e-10)
             assert pair.difference.stderr == pytest.approx(pair.first.stderr, abs=1e-12)
         assert pairs[-1].difference == Estimate(pytest.approx(pairs[-1].first.value - expected[-1], abs=1e-10), 0.0, 3)

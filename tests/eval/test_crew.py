@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from lm_eval.tasks import TaskManager
 
 from llada.eval import crew as module
 from llada.eval.arguments import Settings
 from llada.eval.crew import Crew, Work
+from llada.eval.evaluation import evaluate
+from llada.eval.presets import Preset, TaskSettings
 from llada.eval.processes import Processes, sendable
 from llada.eval.responses import Responses
 
@@ -159,3 +162,9 @@ def test_what_cannot_be_sent_is_told_by_an_error_that_ends_a_command_alike(kind)
     assert type(told) is (RuntimeError if kind is KeyError else kind)
     assert str(told) == f"Local: {Local('no')}"
     assert pickle.loads(pickle.dumps(told)).args == told.args
+
+
+def test_settings_that_cannot_be_end_the_evaluation_in_all_processes(asked):
+    preset, manager = Preset(tasks={"choice": TaskSettings()}), TaskManager(include_defaults=False)
+    found = together(lambda process: evaluate(asked.model, asked.tokenizer, preset, manager, process, batch_size=0))
+    assert all("batch_size: Input should be greater than or equal to 1" in str(one) for one in found)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from bed import BED, BEDS, STAR
-from bed_model import BedModel, models, total
+from bed_model import BedModel, BrokenModel, models, total
 
 import llada
 from llada.eval.exact import exact_log_likelihood, exact_upper_bound, ordered_log_likelihood
@@ -208,13 +208,5 @@ def test_answer_that_is_too_long_to_enumerate_is_explained():
 @pytest.mark.parametrize("order", ["left_to_right", "max_probability"])
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf])
 def test_logits_that_are_no_numbers_are_an_error_in_every_order(odd, order):
-    class Broken:
-        config = BedModel(BED, "bad").config
-
-        def __call__(self, input_ids, *, attention_mask=None):
-            logits = torch.zeros(*input_ids.shape, 4)
-            logits[..., 1] = odd
-            return type("Output", (), {"logits": logits})
-
     with pytest.raises(FloatingPointError, match="the model's logits are not numbers"):
-        ordered_log_likelihood(Broken(), [], STAR, order)
+        ordered_log_likelihood(BrokenModel(odd), [], STAR, order)

@@ -106,6 +106,19 @@ def test_responses_do_not_depend_on_batches_or_on_the_order(asked, tasks):
     assert texts != harness(asked, batch_size=4, seed=4).generate_until(asking)
 
 
+def test_a_model_without_an_end_of_sequence_is_told_what_needs_it(asked, monkeypatch):
+    monkeypatch.setattr(asked.model.config, "eos_token_id", None)
+    with pytest.raises(ValueError, match=r"the end of an answer needs model.config.eos_token_id, which is not set"):
+        harness(asked).generate_until([request("generate_until", "What is", {"max_gen_toks": 8})])
+
+
+def test_likelihoods_are_not_guided_by_what_they_lack(asked):
+    adaptive = llada.SamplerConfig(steps=4, cfg_scale=0.5, guidance="adaptive")
+    with pytest.raises(ValueError, match="guidance: adaptive is not that of likelihoods"):
+        scores(harness(asked, sampler=adaptive), [("What is", " 3")])
+    assert harness(asked, sampler=adaptive).generate_until([request("generate_until", "What is", {"max_gen_toks": 8})])
+
+
 def test_repeated_draws_differ_and_equal_documents_agree(asked):
     kwargs = {"do_sample": True, "max_gen_toks": 8}
     twice = [request("generate_until", "What is", kwargs, repeats=2)] * 2

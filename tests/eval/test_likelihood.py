@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 from bed import BED, BEDS, STAR
-from bed_model import BedModel
+from bed_model import BedModel, BrokenModel
 
 from llada.estimate import Estimate
 from llada.eval.likelihood import (
     log_likelihood,
     log_likelihoods,
-    mean_of,
     perplexity,
     rolling_log_likelihood,
 )
@@ -92,16 +91,6 @@ def test_guidance_scores_with_both_predictions():
     assert log_likelihood(model, STAR[:1], STAR[1:], cfg_scale=0.0).value != pytest.approx(expected, abs=1e-3)
 
 
-def test_mean_over_requests_has_their_spread():
-    estimates = [Estimate(value, 0.1, 8) for value in (1.0, 2.0, 6.0)]
-    found = mean_of(estimates)
-    assert found.value == pytest.approx(3.0)
-    assert found.stderr == pytest.approx((7 / 3) ** 0.5)
-    assert found.samples == 24
-    with pytest.raises(ValueError, match="needs at least 2, not 1"):
-        mean_of(estimates[:1])
-
-
 def test_documents_are_scored_window_by_window(golden_model):
     document = torch.arange(5, 28)
     one_by_one = rolling_log_likelihood(golden_model, document, window=1, context=3)
@@ -171,16 +160,8 @@ def test_impossible_windows_are_explained(golden_model):
 
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf])
 def test_logits_that_are_no_numbers_are_an_error(odd):
-    class Broken:
-        config = BedModel(BED, "bad").config
-
-        def __call__(self, input_ids, *, attention_mask=None):
-            logits = torch.zeros(*input_ids.shape, 4)
-            logits[..., 1] = odd
-            return type("Output", (), {"logits": logits})
-
     with pytest.raises(FloatingPointError, match="the model's logits are not numbers"):
-        log_likelihood(Broken(), [], STAR)
+        log_likelihood(BrokenModel(odd), [], STAR)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +176,7 @@ def test_logits_that_are_no_numbers_are_an_error(odd):
         ({"precision": math.nan}, "precision=nan must be above 0"),
         ({"max_samples": 64}, "max_samples=64 has no effect without precision; give that, or samples alone"),
         ({"precision": 0.1, "max_samples": 0}, "max_samples=0 must be a whole number of at least 1"),
+        ({"precision": 0.1, "max_samples": 127}, "max_samples=127 is less than a round of samples=128; give fewer"),
         ({"cfg_scale": -5.0}, "cfg_scale=-5.0 must lie between 0, no guidance, and 1e6"),
         ({"cfg_scale": math.nan}, "cfg_scale=nan must lie"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),

@@ -1,9 +1,11 @@
 """The n-gram baselines against their definition and against exact entropies."""
 
+import copy
+
 import numpy as np
 import pytest
 
-from llada.eval.answers import exact_match, left_padded
+from llada.eval.answers import answer, exact_match, left_padded
 from llada.eval.ngram import bigram_cross_entropy, unigram_cross_entropy
 
 
@@ -33,6 +35,17 @@ def test_left_padding_marks_what_is_real():
     tokens, mask = left_padded([[5, 6, 7], [8]], 0)
     assert tokens.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_a_tokenizer_without_a_token_of_padding_pads_with_the_end_of_sequence(asked, monkeypatch):
+    conversations = [[{"role": "user", "content": text}] for text in ("What is 1 plus 2?", "What?")]
+    expected = answer(asked.model, asked.tokenizer, conversations, asked.base)
+    bare = copy.deepcopy(asked.tokenizer)
+    bare.pad_token = None
+    assert answer(asked.model, bare, conversations, asked.base) == expected
+    monkeypatch.setattr(asked.model.config, "eos_token_id", None)
+    with pytest.raises(ValueError, match=r"padding needs model\.config.eos_token_id, which is not set"):
+        answer(asked.model, bare, conversations, asked.base)
 
 
 def test_exact_match_ignores_blanks_around_an_answer():

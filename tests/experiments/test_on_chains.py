@@ -1,5 +1,7 @@
 """The experiments on chains, in small: what they measure, and what their tables and figures say of it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lessons import LESSON
@@ -8,7 +10,8 @@ from rich.console import Console
 from llada.config import ConfigError
 from llada.experiments.chains import Lesson, conversations, questions
 from llada.experiments.experiment import named, perform
-from llada.experiments.order import of_answers
+from llada.experiments.order import of_answers, shown_answer
+from llada.sampling.config import SamplerConfig
 from llada.sampling.trace import Kind, Trace
 from llada.sampling.trace_measures import ar_ness
 
@@ -130,6 +133,40 @@ def test_order_of_reading_is_that_of_reading(records):
     assert reading["leftmost"] == [1.0, 1.0]
 
 
+def test_order_does_not_depend_on_the_batches_in_which_questions_are_asked(records, tmp_path):
+    (tmp_path / "models").symlink_to(records[1] / "models")
+    values = SETTINGS["order"] | {"questions": 3, "shown": 2, "samplers": {"a": {}, "random": {"order": "random"}}}
+    together, apart = (
+        perform("order", named("order").settings(**values, batch_size=size), tmp_path / str(size))["measured"]
+        for size in (3, 2)
+    )
+    assert apart == together
+    assert [len(one["leftmost"]) for one in apart["samplers"].values()] == [3, 3]
+
+
+def test_step_of_a_token_is_that_which_fixed_it():
+    """Position 1 is revealed, masked again and revealed; 2 is revealed and edited; 3 ends as a mask."""
+    mask, kinds = 9, [Kind.REVEALED, Kind.REVEALED, Kind.REMASKED, Kind.EDITED, Kind.REVEALED, Kind.REVEALED]
+    steps, positions, tokens = [0, 0, 1, 1, 2, 2], [1, 2, 1, 2, 1, 3], [4, 5, mask, 6, 7, 8]
+    trace = Trace(
+        mask_token_id=mask,
+        canvas=torch.tensor([[3, mask, mask, mask, mask]]),
+        index=torch.arange(4),
+        blocks=torch.tensor([[1, 5]] * 4),
+        active=torch.ones(4, 1, dtype=torch.bool),
+        step=torch.tensor([*steps, 3]),
+        row=torch.zeros(7, dtype=torch.long),
+        position=torch.tensor([*positions, 3]),
+        token=torch.tensor([*tokens, mask]),
+        kind=torch.tensor([*map(int, kinds), int(Kind.REMASKED)]),
+        probability=torch.ones(7, dtype=torch.float64),
+        alternatives=torch.zeros(7, 0, dtype=torch.long),
+        alternative_probability=torch.zeros(7, 0, dtype=torch.float64),
+    )
+    told = shown_answer(trace, 0, 1, SimpleNamespace(decode=lambda ids: str(ids[0])), torch.tensor([6]))
+    assert told == {"tokens": ["7", "", "9", "9"], "steps": [3, 2, 0, 0]}
+
+
 def test_efficiency_tells_of_the_autoregressive_model(records):
     lines = records[0]["efficiency"]["lines"]
     assert set(lines) == {"autoregressive, KV cache", "fixed"}
@@ -169,8 +206,24 @@ def test_efficiency_takes_the_fastest_that_is_shown_to_lose_little():
         ("order", {"shown": 2}, "shown=2 must be below questions=2"),
         ("efficiency", {"samplers": {"a": [{"steps": 5}]}}, "steps=5 exceeds gen_length=4"),
         ("samplers", {"questions": 1}, "greater than or equal to 2"),
+        ("samplers", {"samplers": {"a": {"steps": 4}}}, "steps=4 .* set by the experiment"),
+        ("samplers", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("order", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("steps", {"samplers": {"a": {"steps": 4}}}, "steps=4 .* set by the experiment"),
+        ("steps", {"threshold_sampler": {"threshold": 0.5}}, "threshold=0.5 .* set by the experiment"),
+        ("steps", {"threshold_sampler": {"gen_length": 4}}, "gen_length=4 .* set by the experiment"),
+        ("length", {"samplers": {"a": {"gen_length": 4}}}, "gen_length=4 .* set by the experiment"),
+        ("guidance", {"samplers": {"a": {"cfg_scale": 1.0}}}, "cfg_scale=1.0 .* set by the experiment"),
+        ("efficiency", {"samplers": {"a": [{"gen_length": 4}]}}, "gen_length=4 .* set by the experiment"),
     ],
 )
 def test_wrong_settings_are_refused(name, values, told):
     with pytest.raises(ConfigError, match=told):
         named(name).settings(**SETTINGS[name] | values)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [({"counts": "cosine"}, 4), ({"reveal": "gibbs"}, 8)])
+def test_samplers_that_need_steps_are_asked_at_them(sampler, steps):
+    values = SETTINGS["samplers"] | {"samplers": {"a": sampler}, "steps": [steps]}
+    settings = named("samplers").settings(**values)
+    assert settings.every()["a", steps] == SamplerConfig(gen_length=8, steps=steps, **sampler)

@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from rich.console import Console
 
+from llada.config import load_config
+from llada.experiments.experiment import perform
 from llada.experiments.precision import (
+    EXPERIMENT,
     LAWS,
+    Settings,
     clamped_law,
     effective_temperature,
     gumbel_draws,
@@ -12,6 +17,8 @@ from llada.experiments.precision import (
     truncated_law,
     zipf,
 )
+
+SMALL = ["vocabulary=50", "draws=100", "canvas_draws=2000", "steps=[1, 10]", "bits=[4, 24]"]
 
 
 def entropy(p):
@@ -98,3 +105,24 @@ def test_effective_temperature_is_that_of_the_surprisal():
             temperature, abs=1e-6
         )
     assert effective_temperature(p, -float(p.max().log())) == 0
+    assert effective_temperature(p, 1.1 * surprisal_of_temperature(p, 4.0)) is None
+
+
+def test_draws_that_are_all_of_one_token_are_told_without_a_standard_error(tmp_path):
+    values = {"vocabulary": 64, "bits": [24], "draws": 100, "steps": [1], "canvas_draws": 100}
+    measured = perform("precision", Settings(exponent=40.0, **values), tmp_path)["measured"]
+    assert measured["bits"][0]["stderr"] == 0
+    assert "Both laws" not in EXPERIMENT.finding(measured)
+    assert "24 bits (float32) 0.00. Where [MASK]" in EXPERIMENT.finding(measured)
+
+
+def test_draws_hotter_than_all_temperatures_that_are_tried_are_told_as_such(tmp_path):
+    measured = perform("precision", load_config(Settings, "configs/experiment/precision.yaml", SMALL), tmp_path)[
+        "measured"
+    ]
+    measured["bits"][0]["temperature"] = None
+    assert "4 bits over 4, 24 bits" in EXPERIMENT.finding(measured)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(EXPERIMENT.table(measured))
+    assert "over 4" in capture.get()

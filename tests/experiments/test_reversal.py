@@ -8,7 +8,7 @@ from lessons import RECIPE
 from llada.config import ConfigError
 from llada.data.tokenizer import encode, train_tokenizer
 from llada.experiments.experiment import named, perform
-from llada.experiments.reversal import EXPERIMENT, Settings, asked, cut, facts, lesson, practised
+from llada.experiments.reversal import EXPERIMENT, Fact, Settings, asked, cut, facts, lesson, practised
 
 VALUES = {
     "recipe": RECIPE,
@@ -61,6 +61,7 @@ def test_file_of_pairs_is_read_and_ambiguous_lines_are_left_out(tmp_path):
         ([{"first": "a", "second": "b"}] * 9, "has 1 pairs of lines that are in no other pair, fewer than facts=6"),
         ([{"first": "a"}], "second"),
         ([{"first": "a", "second": 3}], "second"),
+        ([{"first": "a", "second": " "}], "line 1: 'second' is empty, which every answer would contain; leave it out"),
     ],
 )
 def test_file_that_does_not_do_is_refused(rows, told, tmp_path):
@@ -92,11 +93,22 @@ def test_wrong_settings_are_refused(values, told):
 
 def test_text_is_cut_where_the_tokens_of_a_line_begin_and_end():
     tokenizer = train_tokenizer(["red fox sky, blue dog sun."] * 9, 275)
-    text = "red fox sky, blue dog sun."
-    for line, shown in (("blue dog sun", " blue dog sun"), ("red fox sky", "red fox sky")):
-        parts = cut(tokenizer, text, line)
-        assert [*parts.before, *parts.line, *parts.after] == encode(tokenizer, text)
+    fact = Fact("red fox sky", "blue dog sun")
+    for line, shown in (("second", " blue dog sun"), ("first", "red fox sky")):
+        parts = cut(tokenizer, "{first}, {second}.", fact, line)
+        assert [*parts.before, *parts.line, *parts.after] == encode(tokenizer, "red fox sky, blue dog sun.")
         assert tokenizer.decode(parts.line) == shown
+
+
+def test_a_line_that_is_in_the_other_one_or_in_the_words_around_it_is_cut_where_it_stands():
+    tokenizer = train_tokenizer(["roses are red"], 262)  # of bytes
+    for text, fact, missing, before in (
+        ("{first}, {second}.", Fact("roses are red", "red"), "second", "roses are red, "),
+        ("{{first}} red: {first}, {second}", Fact("red", "rose"), "first", "{first} red: "),
+    ):
+        parts = cut(tokenizer, text, fact, missing)
+        assert tokenizer.decode(parts.before) == before
+        assert tokenizer.decode(parts.line) == "red"
 
 
 def test_both_models_are_asked_both_ways_about_all_facts(tmp_path):

@@ -141,6 +141,7 @@ def test_multiples_of_compute_are_told_as_far_as_they_are_known():
         ({"autoregressive": {"masking": "count"}}, "masking has no effect"),
         ({"masked": {"optim": {"learning_rate": 1.0}}}, "learning_rates says what is tried"),
         ({"learning_rates": []}, "at least 1"),
+        ({"masked": {"optim": None}}, "optim=None must have keys"),
         ({"learning_rates": [0.01, 0.1, 0.01]}, "are in part the same; name each once"),
         ({"fit_from": 5}, "fit_from=5 is after the last of 4 steps"),
     ],

@@ -82,3 +82,29 @@ def test_seed_decides_the_weights_and_leaves_the_callers_generator_alone(tmp_pat
     other = student(PAIRS, Recipe(**RECIPE | {"training": RECIPE["training"] | {"seed": 2}}), tmp_path)
     assert not torch.equal(*(each.model.get_input_embeddings().weight for each in (one, other)))
     assert expected.shape == (3,)
+
+
+def test_what_one_of_the_two_is_told_alone_holds_for_its_first_weights(tmp_path):
+    """The tokens that it has room for and its seed, where the recipe names them for it and not for both."""
+    sizes = {name: size for name, size in RECIPE["model"].items() if name != "max_sequence_length"}
+    brief = {name: value for name, value in RECIPE["training"].items() if name != "max_length"}
+    own = {"max_length": 64, "seed": 5}
+    apart = {"model": sizes, "training": brief, "masked": RECIPE["masked"] | own, "autoregressive": {"max_length": 48}}
+    both = {"model": sizes, "training": brief | own}
+    one, other, changed = (
+        start_of(Recipe(**RECIPE | values), tmp_path / name)
+        for name, values in (
+            ("apart", apart),
+            ("both", both),
+            ("changed", both | {"masked": RECIPE["masked"] | {"seed": 6}}),
+        )
+    )
+    assert one == other != changed
+    (config,) = (tmp_path / "apart").glob("*/start/config.json")
+    assert json.loads(config.read_text())["max_sequence_length"] == 64
+
+
+def start_of(recipe, folder):
+    """The weights before training."""
+    student(PAIRS, recipe, folder)
+    return next(folder.glob("*/start/model.safetensors")).read_bytes()

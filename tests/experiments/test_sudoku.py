@@ -5,11 +5,11 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+from grids import is_solved
 
 from llada.experiments.sudoku import (
     Box,
     has_one_solution,
-    is_solved,
     random_grid,
     random_puzzle,
     random_puzzles,

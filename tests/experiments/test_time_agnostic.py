@@ -183,6 +183,9 @@ def test_relative_deviations_are_square_roots_of_variances():
         ("batch_size=300", "less than or equal to 288"),
         ("few_steps=[17]", "less than or equal to 16"),
         ("samples=20", "greater than or equal to 30"),
+        ("model.vocab_size=30", "model.vocab_size=30 is that of the grids, 21; leave it out"),
+        ("model.n_heads=3", "model: d_model=16 must be n_heads=3 times"),
+        ("model.d_modl=3", "model: .*d_modl"),
     ],
 )
 def test_wrong_settings_are_refused(override, told):
@@ -200,5 +203,7 @@ def test_run_answers_all_three_questions(tmp_path):
         assert all(run["bound"] > measured["entropy"] for run in measured["runs"][objective])
         assert (tmp_path / f"{objective}-0.01-1" / "model.safetensors").is_file()
     assert "of grids sampled cell by cell in 2 evaluations" in EXPERIMENT.finding(measured).lower()
+    measured["by_token"][-1]["valid"] = 40  # all of them
+    assert "in 2 evaluations 100.0% (91.2%–100.0%) are valid" in EXPERIMENT.finding(measured)
     assert EXPERIMENT.table(measured).row_count == 3 + 4 + 2 + 2 + 2
     assert "its gradient" in (tmp_path / "figure.svg").read_text()

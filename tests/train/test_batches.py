@@ -153,6 +153,13 @@ def test_bad_row_is_named(row, message):
         collate([(Place(2, 7, None), row)], Noise(MASK, PAD), 8)
 
 
+def test_a_row_with_a_part_to_be_learnt_is_not_cut():
+    with pytest.raises(
+        ValueError, match=r"row 7 of epoch 2 has a maskable part, which random_length=1.0 could cut off"
+    ):
+        collate([(Place(2, 7, None), Conversations()[0])], Noise(MASK, PAD, random_length=1.0), 8)
+
+
 def test_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size=25 exceeds the 24 rows"):
         Batches(Tokens(), 25, Noise(MASK, PAD))
