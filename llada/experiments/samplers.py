@@ -4,7 +4,7 @@ Answers of fine-tuning data end at different places and are padded with the end 
 tells what follows where that padding was short.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,9 +59,9 @@ def finding(measured: Mapping[str, Any]) -> str:
     for steps, found in measured["steps"].items():
         best, worst, shortest = (_equal(found, *of) for of in (("right", max), ("right", min), ("tokens", min)))
         told.append(
-            f"In {steps} steps most answers are right with {' and '.join(best)}: {percent_of(found[best[0]])}; fewest "
-            f"with {' and '.join(worst)}: {percent_of(found[worst[0]])}; shortest are those of "
-            f"{' and '.join(shortest)}: {tokens_of(found[shortest[0]])} tokens."
+            f"In {steps} steps most answers are right with {_listed(best)}: {percent_of(found[best[0]])}; fewest with "
+            f"{_listed(worst)}: {percent_of(found[worst[0]])}; shortest are those of {_listed(shortest)}: "
+            f"{tokens_of(found[shortest[0]])} tokens."
         )
     return f"{' '.join(told)} The plain working takes {measured['expected_tokens']:.1f} tokens."
 
@@ -70,6 +70,11 @@ def _equal(found: Mapping[str, Any], key: str, choose: Callable[[Iterable[float]
     """The samplers that have the chosen value."""
     value = choose(one[key] for one in found.values())
     return [name for name, one in found.items() if one[key] == value]
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = [f"“{name}”" for name in names]
+    return " and ".join(part for part in (", ".join(quoted[:-1]), quoted[-1]) if part)
 
 
 def draw(measured: Mapping[str, Any]) -> Figure:

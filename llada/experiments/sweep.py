@@ -79,21 +79,21 @@ def table(varied: Varied, measured: Mapping[str, Any]) -> Table:
 
 def finding(varied: Varied, measured: Mapping[str, Any]) -> str:
     """Where each line has the fewest right answers and where the most, and how long its answers are."""
-    told = [f"{name}, {_ends(varied, line)}" for name, line in measured["lines"].items()]
-    return f"Fewest and most right answers of each line: {'; '.join(told)}."
+    told = [f"{name}: {_ends(varied, line)}" for name, line in measured["lines"].items()]
+    return f"Fewest and most right answers of each line. {'; '.join(told)}."
 
 
 def _ends(varied: Varied, line: Sequence[Mapping[str, Any]]) -> str:
     fewest, most = (end(line, key=lambda one: one["right"]) for end in (min, max))
-    shortest, longest = (end(one["tokens"] for one in line) for end in (min, max))
-    answers = f"(answers of {shortest:.1f} to {longest:.1f} tokens)"
+    lengths_found = sorted({f"{end(one['tokens'] for one in line):.1f}" for end in (min, max)}, key=float)
+    answers = f"in answers of {' to '.join(lengths_found)} tokens"
     if fewest["right"] == most["right"]:
-        return f"{percent_of(fewest)} everywhere {answers}"
-    unit = " passes" if varied.by_passes else ""
+        return f"{percent_of(fewest)} everywhere, {answers}"
     low, high = (
-        f"{percent_of(one)} at {one['passes'] if varied.by_passes else one['at']:.3g}{unit}" for one in (fewest, most)
+        f"{percent_of(one)} " + (f"in {one['passes']:.3g} passes" if varied.by_passes else f"at {one['at']:g}")
+        for one in (fewest, most)
     )
-    return f"{low} and {high} {answers}"
+    return f"{low}, {high}, {answers}"
 
 
 def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
