@@ -120,6 +120,9 @@ def checkpoint_folder(path: str | Path) -> Path:
 def _config(
     folder: Path, values: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, mask_token_id: int | None
 ) -> LLaDAConfig:
+    kind = values.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise ValueError(f"{folder}/config.json: model_type={kind!r} must be a name, such as 'llada'")
     values = values if "d_model" in values else _from_llama(values)
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
     if mask_token_id is not None:

@@ -26,6 +26,13 @@ def test_a_configuration_that_is_not_an_object_raises(copy):
         load_pretrained(copy)
 
 
+@pytest.mark.parametrize("kind", [[], {}, 3])
+def test_a_type_of_model_that_is_no_name_raises(kind, copy):
+    edit_config(copy, model_type=kind)
+    with pytest.raises(ValueError, match=r"config\.json: model_type=.* must be a name"):
+        load_pretrained(copy)
+
+
 def test_a_folder_without_a_configuration_raises(copy):
     (copy / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no config\.json, so it is not a checkpoint"):
