@@ -119,13 +119,17 @@ def make(folder: Path, names) -> Path:
     return folder
 
 
-def random_kills(settings: dict, folder: Path, expected: tuple, kills: int, seed: int) -> int:
-    """Kill runs at random instants, going on each time, until so many have died; how many of them while they saved."""
-    rng, died, saving, number = random.Random(seed), 0, 0, 0
+def random_kills(settings: dict, folder: Path, expected: tuple, kills: int, seed: int, *, saving: int = 0) -> None:
+    """Kill runs at random instants, going on each time, until so many have died, and so many of them while they saved.
+
+    The latter are a smaller share on a busy machine; AssertionError where they are hardly any.
+    """
+    rng, died, died_saving, number = random.Random(seed), 0, 0, 0
     begun = time.monotonic()
     run(training(settings, folder / "timed"), folder / "printed")
     duration = time.monotonic() - begun
-    while died < kills:
+    while died < kills or died_saving < saving:
+        assert died < 10 * kills, f"only {died_saving} of {died} died while they saved"
         output = folder / str(number)
         child = start(training(settings, output), folder / "printed")
         time.sleep(rng.uniform(0.0, duration))
@@ -133,14 +137,13 @@ def random_kills(settings: dict, folder: Path, expected: tuple, kills: int, seed
         code = finish(child)
         if code == -signal.SIGKILL:
             died += 1
-            saving += any((output / "checkpoints").glob("*.partial"))
+            died_saving += any((output / "checkpoints").glob("*.partial"))
         else:
             assert code == 0, (folder / "printed").read_text()[-3000:]
             assert result(output) == expected
             number += 1
     run(training(settings, folder / str(number)), folder / "printed")
     assert result(folder / str(number)) == expected
-    return saving
 
 
 @pytest.mark.slow
@@ -163,7 +166,7 @@ def test_kill_at_random_instants(settings, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_kill_at_two_hundred_random_instants(settings, uninterrupted, tmp_path):
-    assert random_kills(settings | {"checkpoint_every": 1}, tmp_path, uninterrupted, kills=200, seed=1) >= 20
+    random_kills(settings | {"checkpoint_every": 1}, tmp_path, uninterrupted, kills=200, seed=1, saving=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
