@@ -89,21 +89,30 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; ConfigError where it holds none."""
     path = Path(path)
-    if not path.is_file() and path.parts[:1] == ("configs",):
+    if not os.path.isfile(path) and path.parts[:1] == ("configs",):
         path = config_folder().joinpath(*path.parts[1:])  # the installed package has no configs/ in the working folder
-    if not path.is_file() and os.path.lexists(path):
-        raise ConfigError(f"{path} is a folder, a device, a pipe or a link to nothing; name a YAML file")
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        raise ConfigError(f"{path}: no such file" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
+    told = _readable(path)
+    if not os.path.isfile(path) and os.path.lexists(path):
+        raise ConfigError(f"{told} is a folder, a device, a pipe or a link to nothing; name a YAML file")
+    if not os.path.isfile(path):  # unlike that of pathlib it raises nothing for a name that no file can have
+        beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+        near = difflib.get_close_matches(path.name, [p.name for p in beside], n=1)
+        raise ConfigError(
+            f"{told}: no such file" + (f"; did you mean {_readable(path.parent / near[0])}?" if near else "")
+        )
     try:
         values = _parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        raise ConfigError(f"{told} is not valid YAML: {error}") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{path} must hold `key: value` lines, but holds a {type(values).__name__}")
+        raise ConfigError(f"{told} must hold `key: value` lines, but holds a {type(values).__name__}")
     return values
+
+
+def _readable(path: Path) -> str:
+    """As a message can hold it: names may have bytes, or characters, that are no text."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def to_yaml(config: Schema, comment: str) -> bytes:

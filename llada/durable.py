@@ -61,6 +61,17 @@ def check_folder(folder: Path) -> None:
         raise FileExistsError(f"{folder} exists and is not empty; choose another folder or remove it")
 
 
+def check_is_folder(path: Path) -> None:
+    """Raise FileExistsError where something has the name that is no folder, for what goes on with what is in one."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"{path} is a file or a link to nothing; name a folder")
+
+
+def followed(path: Path) -> Path:
+    """The absolute path without links; one that leads to itself stays, which `Path.resolve` may raise for."""
+    return Path(os.path.realpath(path))
+
+
 def sync_folder(folder: Path) -> None:
     """Have the disk keep which names the folder holds."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -180,6 +180,9 @@ def test_a_file_that_does_not_exist_suggests_the_near_one(write):
     assert message == f"{near.with_name('quikstart.yaml')}: no such file; did you mean {near}?"
     assert refusal(near.with_name("zzz.yaml")).endswith("zzz.yaml: no such file")
     assert refusal(near.parent / "nowhere" / "quickstart.yaml").endswith("no such file")
+    assert refusal(near.with_name("\ud800.yaml")).endswith("\\ud800.yaml: no such file")
+    assert refusal(near.parent / ("x" * 300)).endswith("x: no such file")
+    assert refusal(near.parent / ("x" * 300) / "y.yaml").endswith("y.yaml: no such file")
 
 
 @pytest.mark.parametrize(

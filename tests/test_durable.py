@@ -6,7 +6,15 @@ from contextlib import closing
 
 import pytest
 
-from llada.durable import check_file, check_new_file, is_taken, publish_file
+from llada.durable import (
+    check_file,
+    check_folder,
+    check_is_folder,
+    check_new_file,
+    followed,
+    is_taken,
+    publish_file,
+)
 
 
 def kinds(folder):
@@ -78,3 +86,11 @@ def test_what_must_be_new_replaces_no_file(tmp_path):
         check_new_file(tmp_path / "old")
     with pytest.raises(FileExistsError, match="is a folder"):
         check_new_file(tmp_path)
+
+
+def test_a_link_that_leads_to_itself_is_followed_to_where_it_is(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert followed(tmp_path / "loop") == tmp_path / "loop"
+    for check in (check_is_folder, check_folder, check_file):
+        with pytest.raises(FileExistsError, match="loop"):
+            check(tmp_path / "loop")

@@ -42,6 +42,7 @@ def export(
 
     from llada import __version__
     from llada.config import to_yaml
+    from llada.durable import check_folder, followed
     from llada.model import checkpoint
     from llada.model.baseline import load_autoregressive
     from llada.model.card import Merger, Origin, Use, model_card
@@ -49,6 +50,7 @@ def export(
     from llada.train.journal import read_log
     from llada.train.lora import merge_adapter
 
+    check_folder(output)
     fields = sampler_of(sampler or "low_confidence", set_)
     run = source if (source / "model" / "config.json").is_file() else None
     folder = source if run is None else source / "model"
@@ -77,7 +79,7 @@ def export(
     )
     card = model_card(
         name or output.name,
-        folder=output.resolve().name,
+        folder=followed(output).name,
         use=Use(fields.model_dump(exclude_unset=True), chat) if masked else None,
         origin=origin,
         sizes=loaded.config.to_diff_dict(),

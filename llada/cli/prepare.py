@@ -18,7 +18,7 @@ from llada.data.instructions import FAMILIES, as_messages, instructions
 from llada.data.prepare import Making, prepare_corpus
 from llada.data.sources import Source
 from llada.data.token_index import read_index
-from llada.durable import check_folder, partial_folder, publish_folder, write_durably
+from llada.durable import check_folder, followed, partial_folder, publish_folder, write_durably
 
 
 class Policy(Enum):
@@ -80,7 +80,7 @@ def prepare(
     else:
         reading = Source(source, longest=longest_document or 2**24, **_given(of_reading))
         corpus = text_corpus(reading, heldout=0.05 if heldout is None else heldout, max_bytes=max_bytes)
-        if reading.path is not None and output.resolve().is_relative_to(reading.path.resolve()):
+        if reading.path is not None and followed(output).is_relative_to(followed(reading.path)):
             raise ValueError(f"{output} lies in the source {source}, which would be read with it; name another")
     making = Making(skip_bad=bad_rows is Policy.SKIP, **_given(of_making))
     made = _write_text(corpus, output, making, workers or 1, max_bytes, resume)

@@ -19,7 +19,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerBase
 
-from llada.durable import partial_path, publish_file
+from llada.durable import check_is_folder, partial_path, publish_file
 from llada.eval.arguments import Settings, check_guidance
 from llada.eval.crew import Crew
 from llada.eval.harness import LLaDAHarness
@@ -190,8 +190,7 @@ def _columns(name: str) -> Iterator[None]:
 def _claim(output: Path, subject: Mapping[str, Any]) -> None:
     """Make the folder that of this subject; ValueError where it is another one's, or holds anything else."""
     file = output / "subject.json"
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file; name a folder")
+    check_is_folder(output)
     if not file.exists():
         output.mkdir(parents=True, exist_ok=True)
         left = {partial_path(file).name}  # by a kill

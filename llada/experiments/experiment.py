@@ -14,7 +14,7 @@ from rich.table import Table
 
 from llada import __version__
 from llada.config import Schema, config_folder
-from llada.durable import publish_file
+from llada.durable import check_is_folder, publish_file
 from llada.experiments.figures import save
 
 Whole = Annotated[int, Field(ge=1)]  # of settings: a number of something
@@ -49,6 +49,7 @@ def perform(name: str, settings: Schema, folder: Path) -> dict[str, Any]:
     What was measured before with the same settings is drawn again, not measured again. Raises ValueError where the
     folder holds the result of other settings.
     """
+    check_is_folder(folder)
     experiment, path = named(name), folder / "result.json"
     asked = {"experiment": name, "settings": settings.model_dump(mode="json")}
     if path.exists():

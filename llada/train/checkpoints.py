@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from llada.durable import partial_folder, partial_path, publish_folder, write_durably
+from llada.durable import followed, partial_folder, partial_path, publish_folder, write_durably
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -119,7 +119,7 @@ def set_aside(checkpoint: Path) -> None:
 
 def _check_file(checkpoint: Path, name: str, size: int, digest: str) -> None:
     path = checkpoint / name
-    if not path.resolve().is_relative_to(checkpoint.resolve()):
+    if not followed(path).is_relative_to(followed(checkpoint)):
         raise CheckpointError(f"its manifest names {name!r}, which lies outside of it")
     if not path.is_file():
         raise CheckpointError(f"{name} is missing")

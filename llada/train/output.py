@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from llada.config import ConfigError
-from llada.durable import partial_path, publish_file
+from llada.durable import check_is_folder, followed, partial_path, publish_file
 from llada.train.agreement import on_main
 from llada.train.checkpoints import newest_valid, set_aside
 from llada.train.config import TrainConfig
@@ -45,10 +45,12 @@ class Output(NamedTuple):
 def check_output(config: TrainConfig, inputs: list[str], *, resume: bool) -> None:
     """Raise ConfigError where the folder cannot be this run's; nothing is written."""
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"output={config.output!r} is a file; name a folder")
+    try:
+        check_is_folder(output)
+    except FileExistsError as error:
+        raise ConfigError(f"output: {error}") from None
     for name in inputs:
-        if Path(name).resolve().is_relative_to(output.resolve()):
+        if followed(Path(name)).is_relative_to(followed(output)):
             raise ConfigError(f"output={config.output!r} holds the input {name!r}, which would be overwritten")
     if resume and config.overwrite:
         raise ConfigError("--resume goes on with the run in the output folder, overwrite=true removes it; choose one")

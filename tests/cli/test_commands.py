@@ -164,10 +164,16 @@ def test_failed_start_leaves_nothing_behind(prepared, pretrain_yaml, tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_output_that_is_a_file_is_refused(prepared, pretrain_yaml, tmp_path, monkeypatch, capsys):
-    (tmp_path / "run").write_text("data")
+@pytest.mark.parametrize("loop", [False, True])
+def test_output_that_is_a_file_or_a_link_to_itself_is_refused(
+    loop, prepared, pretrain_yaml, tmp_path, monkeypatch, capsys
+):
+    if loop:
+        (tmp_path / "run").symlink_to("run")
+    else:
+        (tmp_path / "run").write_text("data")
     arguments = [pretrain_yaml, f"data={prepared}", f"output={tmp_path / 'run'}", "overwrite=true"]
-    assert "is a file; name a folder" in refusal(monkeypatch, capsys, "pretrain", *arguments)
+    assert "is a file or a link to nothing; name a folder" in refusal(monkeypatch, capsys, "pretrain", *arguments)
 
 
 def test_exponents_without_a_dot_are_numbers(prepared, pretrain_yaml, tmp_path, monkeypatch):

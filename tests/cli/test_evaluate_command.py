@@ -142,7 +142,7 @@ def test_a_folder_of_something_else_is_kept_as_it_is(tuned, folder, tmp_path, mo
     )
     assert [(file.name, file.read_text()) for file in (tmp_path / "other").iterdir()] == [("results.json", "precious")]
     said = refusal(monkeypatch, capsys, *given, tmp_path / "other" / "results.json")
-    assert "results.json is a file; name a folder" in said
+    assert "results.json is a file or a link to nothing; name a folder" in said
 
 
 def test_a_precision_decides_how_much_is_asked(tuned, folder, tmp_path, monkeypatch):

@@ -136,6 +136,8 @@ def test_unusable_corpus_is_explained(make, message, tmp_path, monkeypatch, caps
 def test_prepare_keeps_an_existing_folder(corpus, tmp_path, monkeypatch, capsys):
     (tmp_path / "precious").write_text("data")
     assert "exists and is not empty" in refusal(monkeypatch, capsys, "prepare", corpus, tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert "loop exists and is not empty" in refusal(monkeypatch, capsys, "prepare", corpus, tmp_path / "loop")
 
 
 def test_missing_source_is_named(tmp_path, monkeypatch, capsys):

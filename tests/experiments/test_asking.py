@@ -54,6 +54,7 @@ def test_a_checkpoint_is_asked_as_a_model_of_the_lesson_is(checkpoint, tmp_path,
         ({"model": "m"}, "given are model; give"),
         ({"lesson": LESSON, "task": "t"}, "given are lesson and task; give"),
         ({"lesson": LESSON, "check": "exact"}, "check has no effect on a lesson"),
+        ({"lesson": "\ud800"}, r"lesson: .*\\ud800: no such file"),
     ],
 )
 def test_one_of_both_is_asked(values, told):
