@@ -1,5 +1,6 @@
 """Writing a model for others: the official layout, whole or not at all, checked by reading it again."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -44,12 +45,16 @@ def export(
     check_folder(output)
     output = output.resolve()  # of a link to an empty folder, the folder
     filled = partial_folder(output)
-    model.save_pretrained(filled, max_shard_size=max_shard_size or LARGEST_FILE)
-    tokenizer.save_pretrained(filled)
-    for name, content in files.items():
-        write_durably(filled / name, content)
-    read = load_pretrained if isinstance(model, LLaDAForMaskedLM) else load_autoregressive
-    again, its_tokenizer = read(filled)
+    try:
+        model.save_pretrained(filled, max_shard_size=max_shard_size or LARGEST_FILE)
+        tokenizer.save_pretrained(filled)
+        for name, content in files.items():
+            write_durably(filled / name, content)
+        read = load_pretrained if isinstance(model, LLaDAForMaskedLM) else load_autoregressive
+        again, its_tokenizer = read(filled)
+    except BaseException:
+        shutil.rmtree(filled, ignore_errors=True)
+        raise
     canvas = _canvas(model.config.vocab_size)
     difference = float((_logits(model, canvas) - _logits(again, canvas)).abs().max())
     if difference or its_tokenizer is None or its_tokenizer.get_vocab() != tokenizer.get_vocab():

@@ -191,6 +191,12 @@ def test_existing_folder_is_kept(tuned, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_nothing_is_left_of_what_cannot_be_written(tuned, tmp_path, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "export", tuned, tmp_path / "new", *SMALL, "--max-shard-size", "nan")
+    assert "nan" in told
+    assert not list(tmp_path.iterdir())
+
+
 def test_link_to_itself_is_kept(tuned, tmp_path, monkeypatch, capsys):
     (tmp_path / "loop").symlink_to("loop")
     assert "loop exists and is not empty" in refusal(monkeypatch, capsys, "export", tuned, tmp_path / "loop", *SMALL)
