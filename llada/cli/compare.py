@@ -39,12 +39,13 @@ def compare(
     from llada.cli.comparison_report import record, show
     from llada.durable import check_new_file, publish_file
     from llada.eval.arguments import Source
-    from llada.eval.comparison import compare_rows, until
+    from llada.eval.comparison import check_precision, compare_rows, until
     from llada.eval.contenders import common_room, load_contender
     from llada.eval.heldout import digest, read_rows
     from llada.eval.processes import Processes, launched
     from llada.eval.responses import Responses
 
+    check_precision(precision)  # before anything is kept
     if output is not None:
         check_new_file(output)
     if (count := launched()) > 1:  # before they join: the first to leave would take the others with it

@@ -109,15 +109,20 @@ def compare_rows(
         yield over_rows(rows, pairs)
 
 
+def check_precision(precision: float | None) -> None:
+    """Raise ValueError for one that is not more than 0 and finite."""
+    if precision is not None and not 0 < precision < math.inf:
+        raise ValueError(f"precision={precision:g} must be more than 0 and finite, a standard error in nats per token")
+
+
 def until(found: Iterator[Comparison], precision: float | None) -> Comparison:
     """The first whose difference has a standard error of at most `precision`, None being the first of all.
 
     The last one where there are no more, and one whose error is that of the rows, which more masks do not lessen.
 
-    Raises ValueError for a precision that is not more than 0 and finite.
+    Raises ValueError as `check_precision`.
     """
-    if precision is not None and not 0 < precision < math.inf:
-        raise ValueError(f"precision={precision:g} must be more than 0 and finite, a standard error in nats per token")
+    check_precision(precision)
     comparison = next(found)
     if precision is not None:
         while comparison.difference.stderr > precision >= comparison.of_rows:

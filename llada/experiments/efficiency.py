@@ -95,7 +95,7 @@ def _score(found: Sequence[Timed], first: Timed) -> dict[str, Any]:
 def table(measured: Mapping[str, Any]) -> Table:
     """A row for each sampler."""
     columns = ("answers/s", "ratio", "lost at most", "forward passes", "positions", "tokens of an answer")
-    shown = Table("", "", "right (95 %)", *columns)
+    shown = Table("", "set", "right (95 %)", *columns)
     first = measured["lines"][BASELINE][0]
     for name, line in measured["lines"].items():
         for one in line:
