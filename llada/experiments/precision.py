@@ -185,7 +185,7 @@ def _revealed(p: Tensor, steps: int, draws: int, seed: int) -> dict[str, float]:
 def table(measured: Mapping[str, Any]) -> Table:
     """Surprisal by bits, and what is revealed by steps."""
     shown = Table(
-        "", "surprisal, nats", *(f"law, noise {name}" for name in LAWS), "as temperature", "revealed, as a share of what should be"
+        "", "surprisal, nats", *(f"law, noise {name}" for name in LAWS), "as temperature", "revealed / expected"
     )
     entropy = f"{measured['entropy']:.3f}"
     for one in measured["bits"]:

@@ -1,5 +1,6 @@
 """Writing a model for others: the official layout, whole or not at all, checked by reading it again."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,10 +40,12 @@ def export(
         files: what else belongs to the model, such as README.md, by name.
         max_shard_size: of a file of weights, such as "5GB"; None: `LARGEST_FILE`.
 
-    Raises FileExistsError where `output` has anything in it, and ValueError where what is read again predicts
-    otherwise; nothing has the name then.
+    Raises FileExistsError where `output` has anything in it, and ValueError for a size that is none and where what is
+    read again predicts otherwise; nothing has the name then.
     """
     check_folder(output)
+    if max_shard_size is not None and not re.fullmatch(r"[1-9]\d{0,8}[KMGT]B", max_shard_size):
+        raise ValueError(f"max_shard_size={max_shard_size!r} must be a whole number of KB, MB, GB or TB, such as 5GB")
     output = output.resolve()  # of a link to an empty folder, the folder
     filled = partial_folder(output)
     try:

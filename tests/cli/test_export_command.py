@@ -191,9 +191,19 @@ def test_existing_folder_is_kept(tuned, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_nothing_is_left_of_what_cannot_be_written(tuned, tmp_path, monkeypatch, capsys):
-    told = refusal(monkeypatch, capsys, "export", tuned, tmp_path / "new", *SMALL, "--max-shard-size", "nan")
-    assert "nan" in told
+@pytest.mark.parametrize("size", ["nan", "0GB", "5", "1.5GB", "5XB"])
+def test_size_that_is_none_is_refused(size, tuned, tmp_path, monkeypatch, capsys):
+    told = refusal(monkeypatch, capsys, "export", tuned, tmp_path / "new" / "x", *SMALL, "--max-shard-size", size)
+    assert f"max_shard_size='{size}' must be a whole number of KB, MB, GB or TB" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_of_what_cannot_be_read_again(tuned, tmp_path, monkeypatch, capsys):
+    def damaged(folder):
+        raise ValueError("damaged")
+
+    monkeypatch.setattr("llada.model.export.load_pretrained", damaged)
+    assert "damaged" in refusal(monkeypatch, capsys, "export", tuned, tmp_path / "new", *SMALL)
     assert not list(tmp_path.iterdir())
 
 
