@@ -172,7 +172,7 @@ def test_an_error_of_the_first_process_alone_ends_all(given, tmp_path):
     assert "task empty, document 0: the answer is empty" in (tmp_path / "printed").read_text()
 
 
-@pytest.mark.parametrize(("tasks", "message"), [("nothing", "unknown task 'nothing'"), ("choice", "is a file; name a")])
+@pytest.mark.parametrize(("tasks", "message"), [("nothing", "unknown task 'nothing'"), ("choice", "is a file or a")])
 def test_what_the_first_process_refuses_ends_all(tasks, message, given, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "TaskManager", partial(TaskManager, include_defaults=False))  # to index all is slow
     (tmp_path / "out").write_text("precious")
