@@ -20,6 +20,8 @@ from llada.data.sources import Source
 from llada.data.token_index import read_index
 from llada.durable import check_folder, followed, partial_folder, publish_folder, write_durably
 
+MOST_INSTRUCTIONS = 1_000_000  # of a family: they are shuffled in memory
+
 
 class Policy(Enum):
     """What is done with rows that cannot be used."""
@@ -47,7 +49,9 @@ def prepare(
     workers: Annotated[int | None, typer.Option(help="processes that encode; 1 if not given", min=1)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="be content with an output that is complete")] = False,
     families: Annotated[str | None, typer.Option(help="of instructions, separated by commas; default: all")] = None,
-    count: Annotated[int | None, typer.Option(help="instructions per family; 2000 if not given", min=1)] = None,
+    count: Annotated[
+        int | None, typer.Option(help="instructions per family; 2000 if not given", min=1, max=MOST_INSTRUCTIONS)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of generated instructions; 0 if not given")] = None,
     as_json: AsJSON = False,
 ) -> None:

@@ -36,6 +36,7 @@ SPECIAL_TOKENS = SpecialTokens()
 # for the baseline with biases the one of Qwen2, which cuts a text into other words.
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
+LARGEST_VOCABULARY = 2**20  # room for so many is taken at once
 
 # What transformers reports as assistant tokens is what stands inside the generation block: the reply and its eot.
 CHAT_TEMPLATE = (
@@ -61,6 +62,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    if vocab_size > LARGEST_VOCABULARY:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too large: a tokenizer has at most {LARGEST_VOCABULARY} tokens here"
+        )
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: {len(SPECIAL_TOKENS)} control tokens and 256 bytes need at least "

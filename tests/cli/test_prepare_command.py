@@ -104,6 +104,7 @@ def test_instructions_replace_nothing(tmp_path, monkeypatch, capsys):
         (["python-documentation", "--split", "x"], "--split has no effect on the source python-documentation"),
         (["instructions", "--workers", 2], "--workers has no effect on the source instructions"),
         (["instructions", "--bad-rows", "skip"], "--bad-rows has no effect on the source instructions"),
+        (["instructions", "--count", 10**10], "1000000"),
         (["nowhere", "--streaming"], "--streaming has no effect on nowhere"),
         (["nowhere", "--sample-bytes", 9, "--tokenizer", "t"], "--sample-bytes has no effect with --tokenizer"),
         (["nowhere", "--count", 3], "--count has no effect on the source nowhere"),

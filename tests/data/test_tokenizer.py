@@ -145,6 +145,11 @@ def test_vocabulary_too_small_for_the_bytes_is_refused(corpus):
         train_tokenizer(corpus, 261)
 
 
+def test_vocabulary_too_large_for_the_memory_is_refused(corpus):
+    with pytest.raises(ValueError, match="vocab_size=10000000000 is too large: a tokenizer has at most 1048576 tokens"):
+        train_tokenizer(corpus, 10**10)
+
+
 def test_vocabulary_that_the_text_cannot_fill_is_refused():
     with pytest.raises(ValueError, match=r"vocab_size=5000 cannot be filled: the 3 characters given hold only 264"):
         train_tokenizer(["aab"], 5000)

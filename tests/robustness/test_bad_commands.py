@@ -18,6 +18,8 @@ OPTIONS = {
              "--seed", "--device", "--results", "--output", "--sampler", "--check"],
     "compare": ["--rows", "--length", "--samples", "--precision", "--seed", "--batch-size", "--device", "--output"],
     "prepare": ["--heldout", "--sample-bytes", "--max-bytes", "--shard-tokens", "--count", "--families", "--seed"],
+    "prepare text": ["--vocab-size", "--heldout", "--sample-bytes", "--max-bytes", "--shard-tokens",
+                     "--longest-document", "--text-field", "--separator", "--bad-rows"],
     "export": ["--sampler", "--name", "--license", "--max-shard-size", "--adapter"],
 }  # fmt: skip
 FIXED = {
@@ -26,6 +28,7 @@ FIXED = {
     "tune": ["model", "talks.jsonl", "--set", "gen_length=2", "--steps", "1", "--caches", "none"],
     "compare": ["model", "model", "talks.jsonl", "--samples", "2"],
     "prepare": ["instructions"],
+    "prepare text": ["texts.txt"],
     "export": ["model"],
 }
 PATHS = ("--trace", "--results", "--output", "--adapter", "--sampler")
@@ -35,10 +38,10 @@ PATHS = ("--trace", "--results", "--output", "--adapter", "--sampler")
 def lines(draw: st.DrawFn) -> list[str]:
     """A command with some options; where it writes a folder, any place for it."""
     name = draw(st.sampled_from(sorted(FIXED)))
-    line = [name, *FIXED[name]]
-    if name in ("prepare", "export"):
+    line = [name.split()[0], *FIXED[name]]
+    if name in ("prepare", "prepare text", "export"):
         line.append(draw(st.sampled_from(PLACES)))
-        line += ["--count", "1"] if name == "prepare" else []
+        line += {"prepare": ["--count", "1"], "prepare text": ["--vocab-size", "262"], "export": []}[name]
     for option in draw(st.lists(st.sampled_from(OPTIONS[name]), max_size=2, unique=True)):
         line += [option, draw(st.sampled_from(PLACES if option in PATHS and draw(st.integers(0, 5)) else VALUES))]
     return line
@@ -70,6 +73,7 @@ def test_commands_are_done_or_refused_and_replace_nothing(cases, served, tmp_pat
         Path("dangling").symlink_to("gone")
         talk = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
         Path("talks.jsonl").write_text((json.dumps(talk) + "\n") * 4)
+        Path("texts.txt").write_text("".join(f"a text of some words {number}\n\n" for number in range(40)))
         before = present(folder)
         try:
             llada(monkeypatch, *line)
