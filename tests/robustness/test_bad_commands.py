@@ -91,6 +91,7 @@ def test_commands_are_done_or_refused_and_replace_nothing(cases, served, tmp_pat
             assert after[name][0] == before[name][0], name
         assert not [name for name in after if name.endswith((".partial", ".old"))]
         if code:
-            assert after.keys() <= before.keys() | {line[line.index(each) + 1] for each in PATHS if each in line}
+            asked = {line[line.index(each) + 1] for each in PATHS if each in line}
+            assert after.keys() <= before.keys() | asked | {"nowhere"}  # an empty folder above the output may stay
 
     check()
