@@ -50,7 +50,7 @@ def accuracy(
 def shares_from(measured: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
     """The limits of an axis that shows these shares of right answers with their intervals, in per cent."""
     lowest = min(wilson(one["right"], one["rows"]).low for one in measured)
-    return max(-2.0, 10 * math.floor(10 * lowest - 0.2)), 101.0
+    return max(-2.0, 10 * math.floor(10 * lowest - 0.05)), 101.0
 
 
 def lengths(axis: Axes, x: Sequence[float], scores: Sequence[Mapping[str, Any]], colour: str, marker: str) -> None:

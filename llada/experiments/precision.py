@@ -253,9 +253,13 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     left.errorbar(bits, [one["surprisal"] for one in rows], errors, fmt="o", color=COLOURS[6], label="Gumbel-max draws")
     left.errorbar([53], [ours["surprisal"]], [Z * ours["stderr"]], fmt="s", color=COLOURS[2], label="llada, float64")
     left.axhline(measured["entropy"], color="0.4", linestyle="--", linewidth=1, label="exact: the entropy")
-    left.set(xlabel="bits of the uniform numbers", ylabel="mean of -log p of a drawn token, nats", title="One draw")
+    left.set(
+        xlabel="bits of the uniform numbers",
+        ylabel="mean of -log p of a drawn token, nats",
+        title="One draw (bars: 95 %)",
+    )
     for axis, key, label, exact in (
-        (middle, "revealed", "revealed tokens, of what should be", 1.0),
+        (middle, "revealed", "revealed tokens / expected", 1.0),
         (right, "surprisal", "mean of -log p of a revealed token, nats", measured["entropy"]),
     ):
         laws, found = measured["steps_by_law"], measured["steps"]

@@ -141,7 +141,7 @@ def _draw_noise(axis: Axes, noise: Sequence[Mapping[str, Any]]) -> None:
             label=label,
         )
     axis.set_xticks(range(len(noise)), [one["masking"].replace(", ", ",\n") for one in noise], fontsize=8)
-    axis.set(ylabel="standard deviation, of the first one", title="Noise of a training step")
+    axis.set(ylabel="standard deviation / that of the first", title="Noise of a training step (bars: 95 %)")
     axis.legend()
 
 
