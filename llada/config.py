@@ -89,17 +89,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; ConfigError where it holds none."""
     path = Path(path)
+    # unlike that of pathlib, isfile raises nothing for a name that no file can have
     if not os.path.isfile(path) and path.parts[:1] == ("configs",):
         path = config_folder().joinpath(*path.parts[1:])  # the installed package has no configs/ in the working folder
+    if not os.path.isfile(path):
+        raise ConfigError(_missing(path))
     told = _readable(path)
-    if not os.path.isfile(path) and os.path.lexists(path):
-        raise ConfigError(f"{told} is a folder, a device, a pipe or a link to nothing; name a YAML file")
-    if not os.path.isfile(path):  # unlike that of pathlib it raises nothing for a name that no file can have
-        beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
-        near = difflib.get_close_matches(path.name, [p.name for p in beside], n=1)
-        raise ConfigError(
-            f"{told}: no such file" + (f"; did you mean {_readable(path.parent / near[0])}?" if near else "")
-        )
     try:
         values = _parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -108,6 +103,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"{told} must hold `key: value` lines, but holds a {type(values).__name__}")
     return values
+
+
+def _missing(path: Path) -> str:
+    """What is said of a path that is no file."""
+    told = _readable(path)
+    if os.path.lexists(path):
+        return f"{told} is a folder, a device, a pipe or a link to nothing; name a YAML file"
+    beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+    near = difflib.get_close_matches(path.name, [p.name for p in beside], n=1)
+    return f"{told}: no such file" + (f"; did you mean {_readable(path.parent / near[0])}?" if near else "")
 
 
 def _readable(path: Path) -> str:

@@ -24,7 +24,7 @@ def publish_file(path: Path, content: bytes) -> None:
     A symbolic link stays one: the file that it names is written. Raises OSError as `check_file`.
     """
     check_file(path)
-    path = path.resolve()
+    path = followed(path)
     partial = partial_path(path)
     try:
         write_durably(partial, content)

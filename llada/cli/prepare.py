@@ -136,7 +136,7 @@ def _write_instructions(output: Path, families: list[str], count: int, seed: int
         split: [row for family in families for row in instructions(family, split, number, seed)]
         for split, number in sizes.items()
     }
-    whole = output.resolve()  # of a link to an empty folder, the folder
+    whole = followed(output)  # of a link to an empty folder, the folder
     filled = partial_folder(whole)
     for split, rows in made.items():
         random.Random(seed).shuffle(rows)

@@ -31,6 +31,7 @@ from llada.data.text_sample import TextSample
 from llada.data.tokenizer import read_tokenizer, tokenizer_hash, train_tokenizer
 from llada.durable import (
     check_folder,
+    followed,
     is_taken,
     partial_folder,
     partial_path,
@@ -75,7 +76,7 @@ def prepare_corpus(
     complete = is_taken(output)
     if not (resume and (output / "prepare.json").is_file()):
         check_folder(output)
-    output = output.resolve()  # of a link to an empty folder, the folder
+    output = followed(output)  # of a link to an empty folder, the folder
     command = describe(corpus, making)
     if complete:
         _check_same(_read_state(output)["command"], command, output)

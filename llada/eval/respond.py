@@ -104,7 +104,7 @@ def write(
     keep: Keep,
 ) -> None:
     """A text after each prompt; the keys, which are hexadecimal, are what its random numbers are made of."""
-    ends = end_tokens(model)
+    ends, pad = end_tokens(model), padding_token(model, tokenizer)
 
     def sampler(key: str) -> str:
         return prompts[key].how.sampler.model_dump_json()
@@ -116,7 +116,7 @@ def write(
             model,
             [prompts[key].ids for key in keys],
             prompts[keys[0]].how.sampler,
-            pad_token_id=padding_token(model, tokenizer),
+            pad_token_id=pad,
             batch_size=settings.batch_size,
             seed=settings.seed,
             rows=[int(key[:15], 16) for key in keys],

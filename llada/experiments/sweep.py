@@ -40,6 +40,10 @@ class Varied(NamedTuple):
     label: str
     by_passes: bool = False  # the forward passes that were counted, on a logarithmic axis, not what was set
 
+    def at(self, point: Mapping[str, Any]) -> float:
+        """Where a point of a line stands on the axis."""
+        return point["passes"] if self.by_passes else point["at"]
+
 
 def sweep(question: str, settings: type[SweepSettings], varied: Varied) -> Experiment:
     """The experiment that measures and draws these lines."""
@@ -90,7 +94,7 @@ def _ends(varied: Varied, line: Sequence[Mapping[str, Any]]) -> str:
     if fewest["right"] == most["right"]:
         return f"{percent_of(fewest)} everywhere, {answers}"
     low, high = (
-        f"{percent_of(one)} " + (f"in {one['passes']:.3g} passes" if varied.by_passes else f"at {one['at']:g}")
+        f"{percent_of(one)} " + (f"in {varied.at(one):.3g} passes" if varied.by_passes else f"at {varied.at(one):g}")
         for one in (fewest, most)
     )
     return f"{low}, {high}, {answers}"
@@ -100,8 +104,8 @@ def draw(varied: Varied, measured: Mapping[str, Any]) -> Figure:
     """Accuracy, and the length of answers, a line for each sampler. Intervals are of 95 %."""
     figure, (left, right) = panels(2, width=5.4, height=4.2)
     for number, (name, line) in enumerate(measured["lines"].items()):
-        points = sorted(line, key=lambda one: one["passes"] if varied.by_passes else one["at"])
-        x = [one["passes"] if varied.by_passes else one["at"] for one in points]
+        points = sorted(line, key=varied.at)
+        x = [varied.at(one) for one in points]
         accuracy(left, x, points, name, COLOURS[number], MARKERS[number])
         lengths(right, x, points, COLOURS[number], MARKERS[number])
     for axis in (left, right):

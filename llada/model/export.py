@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llada.durable import check_folder, partial_folder, publish_folder, write_durably
+from llada.durable import check_folder, followed, partial_folder, publish_folder, write_durably
 from llada.model.baseline import load_autoregressive
 from llada.model.checkpoint import load_pretrained
 from llada.model.modeling import LLaDAForMaskedLM
@@ -46,7 +46,7 @@ def export(
     check_folder(output)
     if max_shard_size is not None and not re.fullmatch(r"[1-9]\d{0,8}[KMGT]B", max_shard_size):
         raise ValueError(f"max_shard_size={max_shard_size!r} must be a whole number of KB, MB, GB or TB, such as 5GB")
-    output = output.resolve()  # of a link to an empty folder, the folder
+    output = followed(output)  # of a link to an empty folder, the folder
     filled = partial_folder(output)
     try:
         model.save_pretrained(filled, max_shard_size=max_shard_size or LARGEST_FILE)
