@@ -13,13 +13,12 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 from tqdm import tqdm
 
-from llada.config import ConfigError, Schema, read_yaml
+from llada.config import AtLeast1, ConfigError, Schema, read_yaml
 from llada.eval.answers import answer
 from llada.eval.intervals import wilson
 from llada.eval.measure import Timed, timed
 from llada.eval.task import Task, read_task
 from llada.experiments.chains import Lesson, conversations, questions
-from llada.experiments.experiment import Whole
 from llada.experiments.student import Student, device, student
 from llada.model.checkpoint import load_pretrained
 from llada.sampling.config import SamplerConfig
@@ -35,7 +34,7 @@ class Asking(Schema):
     task: str | None = None  # and its questions with their answers, as for `llada tune`
     check: str = "number"  # by which an answer is right
     questions: Annotated[int, Field(ge=2)]
-    batch_size: Whole = 50
+    batch_size: AtLeast1 = 50
 
     @field_validator("lesson", mode="before")
     @classmethod
@@ -79,7 +78,7 @@ class Asking(Schema):
 class AskingSamplers(Asking):
     """And the samplers that answer."""
 
-    gen_length: Whole
+    gen_length: AtLeast1
     samplers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]  # what each changes in the default
 
     @model_validator(mode="after")

@@ -14,9 +14,8 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from llada.config import Schema
+from llada.config import AtLeast1, Schema
 from llada.eval.task import Task
-from llada.experiments.experiment import Whole
 from llada.experiments.student import Pair, Recipe
 
 HIGHEST = 6  # terms are 1 to 6, as on dice
@@ -52,7 +51,7 @@ class Lesson(Schema):
     long_terms: Annotated[list[Annotated[int, Field(ge=3, le=20)]], Field(min_length=1)] | None = None  # of some more
     long_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the data; to their length short answers are padded
     brief: Annotated[float, Field(ge=0, le=1)]  # share of answers without working
-    conversations: Whole
+    conversations: AtLeast1
     seed: int = 0
     recipe: Recipe
 

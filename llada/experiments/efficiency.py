@@ -16,12 +16,13 @@ from pydantic import Field, model_validator
 from rich.table import Table
 from tqdm import tqdm
 
+from llada.config import AtLeast1
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.intervals import loss_limit
 from llada.eval.measure import Timed, timed
 from llada.experiments.asking import Asking, sampler_of, summary
 from llada.experiments.chains import conversations
-from llada.experiments.experiment import Experiment, Whole
+from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, MARKERS, panels
 from llada.experiments.shares import error_bars, percent_of, tokens_of
 from llada.experiments.student import baseline
@@ -31,9 +32,9 @@ BASELINE = "autoregressive, KV cache"
 
 
 class Settings(Asking):
-    gen_length: Whole
+    gen_length: AtLeast1
     samplers: Annotated[dict[str, list[dict[str, Any]]], Field(min_length=1, max_length=len(COLOURS) - 1)]  # of a line
-    repeats: Whole = 3  # of the measurement of each time
+    repeats: AtLeast1 = 3  # of the measurement of each time
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05  # answers that may be lost against the baseline, as a share
 
     @model_validator(mode="after")

@@ -5,19 +5,16 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field
 from rich.table import Table
 
 from llada import __version__
 from llada.config import Schema, config_folder
 from llada.durable import check_is_folder, publish_file
 from llada.experiments.figures import save
-
-Whole = Annotated[int, Field(ge=1)]  # of settings: a number of something
 
 
 class Experiment(NamedTuple):

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.config import AtLeast1
 from llada.experiments.asking import sampler_of
-from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
 
 
 class Settings(SweepSettings):
-    gen_length: Whole
+    gen_length: AtLeast1
     scales: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
     def lines(self) -> dict[str, Line]:

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llada.config import AtLeast1
 from llada.experiments.asking import sampler_of
-from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
 
 
 class Settings(SweepSettings):
-    gen_lengths: Annotated[list[Whole], Field(min_length=1)]
+    gen_lengths: Annotated[list[AtLeast1], Field(min_length=1)]
 
     def lines(self) -> dict[str, Line]:
         return {

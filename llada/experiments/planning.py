@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llada.config import Schema
+from llada.config import AtLeast1, Schema
 from llada.data.prepare import Making, prepare_corpus
 from llada.data.tokenizer import SMALLEST_VOCABULARY
 from llada.eval.intervals import wilson
-from llada.experiments.experiment import Experiment, Whole
+from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.filled import filled
 from llada.experiments.shares import error_bars
@@ -49,13 +49,13 @@ class Settings(Schema):
     """Puzzles, training and the orders, of which the first is what the others are compared with."""
 
     box: list[Annotated[int, Field(ge=2)]] = Field(min_length=2, max_length=2)  # cells: rows, columns
-    givens: Whole
+    givens: AtLeast1
     puzzles: Annotated[int, Field(ge=30)]
-    grids: Whole | None = None  # to train on; all 288 where a box is of 2 x 2 cells
+    grids: AtLeast1 | None = None  # to train on; all 288 where a box is of 2 x 2 cells
     model: dict[str, Any]  # sizes of a LLaDAConfig
-    batch_size: Whole
+    batch_size: AtLeast1
     optim: OptimConfig
-    measure_at: list[Whole] = Field(min_length=1)  # steps of training, the last one ends it
+    measure_at: list[AtLeast1] = Field(min_length=1)  # steps of training, the last one ends it
     orders: list[str] = Field(min_length=2)
     cells_per_step: list[Annotated[int, Field(ge=2)]]  # that are filled in together, too, after the last training step
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

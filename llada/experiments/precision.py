@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from rich.table import Table
 from torch import Tensor
 
-from llada.config import Schema
+from llada.config import AtLeast1, Schema
 from llada.eval.intervals import Z
-from llada.experiments.experiment import Experiment, Whole
+from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.sampling.drafts import inverse_cdf
 
@@ -40,7 +40,7 @@ class Settings(Schema):
     exponent: float = Field(default=1.2, gt=0)
     bits: list[Annotated[int, Field(ge=1, le=24)]] = Field(min_length=1)
     draws: int = Field(default=20_000, ge=2)
-    steps: list[Whole] = Field(min_length=1)
+    steps: list[AtLeast1] = Field(min_length=1)
     canvas_draws: int = Field(default=200_000, ge=2)  # for each number of steps
     seed: int = 0
 

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from rich.table import Table
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from llada.config import ConfigError, Schema, read_yaml
+from llada.config import AtLeast1, ConfigError, Schema, read_yaml
 from llada.data.chat import encode_prompt
 from llada.data.instructions import WORDS
 from llada.data.records import read_records, string_field
@@ -29,7 +29,7 @@ from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.checks import contains
 from llada.eval.intervals import wilson
-from llada.experiments.experiment import Experiment, Whole
+from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
 from llada.experiments.shares import error_bars, percent_of
 from llada.experiments.student import Baseline, Pair, Recipe, Student, baseline, student
@@ -50,7 +50,7 @@ class Settings(Schema):
     texts: Annotated[list[str], Field(min_length=1)]  # with {first} and, after it, {second}
     forward: str  # question with {first}
     reversal: str  # question with {second}
-    gen_length: Whole
+    gen_length: AtLeast1
     seed: int = 0
 
     @field_validator("recipe", mode="before")

@@ -13,16 +13,17 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from rich.table import Table
 
+from llada.config import AtLeast1
 from llada.eval.intervals import Z
 from llada.experiments.asking import AskingSamplers, sampler_of, scores
-from llada.experiments.experiment import Experiment, Whole
+from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, MARKERS, panels, shares_from
 from llada.experiments.shares import error_bars, percent_of, tokens_of
 from llada.sampling.config import SamplerConfig
 
 
 class Settings(AskingSamplers):
-    steps: Annotated[list[Whole], Field(min_length=1, max_length=len(COLOURS))]  # of all samplers
+    steps: Annotated[list[AtLeast1], Field(min_length=1, max_length=len(COLOURS))]  # of all samplers
 
     def every(self) -> dict[tuple[str, int], SamplerConfig]:
         """By name and steps."""

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from pydantic import Field, model_validator
 from rich.table import Table
 
-from llada.config import ConfigError, Schema
+from llada.config import AtLeast1, ConfigError, Schema
 from llada.data.corpus import documentation_corpus
 from llada.data.prepare import Making, prepare_corpus
 from llada.eval.intervals import Z
@@ -36,7 +36,7 @@ Point = tuple[float, float]  # compute, loss
 class Settings(Schema):
     data: str | None = None  # a folder that `llada prepare` wrote; None: the documentation that comes with Python
     vocab_size: Annotated[int, Field(ge=262)] | None = None  # of that documentation's tokenizer
-    max_bytes: Annotated[int, Field(ge=1)] | None = None  # of it
+    max_bytes: AtLeast1 | None = None  # of it
     model: dict[str, Any]  # what all have
     sizes: Annotated[dict[str, dict[str, Any]], Field(min_length=2, max_length=len(COLOURS))]
     training: dict[str, Any]  # as in configs/pretrain, of both kinds

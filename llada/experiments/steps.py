@@ -4,16 +4,16 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from llada.config import AtLeast1
 from llada.experiments.asking import sampler_of
-from llada.experiments.experiment import Whole
 from llada.experiments.sweep import Line, SweepSettings, Varied, sweep
 
 
 class Settings(SweepSettings):
     """Samplers that take each number of steps, and one that reveals what it is sure of, at each threshold."""
 
-    gen_length: Whole
-    steps: Annotated[list[Whole], Field(min_length=1)]
+    gen_length: AtLeast1
+    steps: Annotated[list[AtLeast1], Field(min_length=1)]
     thresholds: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
     threshold_sampler: dict[str, Any]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from llada.config import Schema
-from llada.experiments.experiment import Experiment, Whole
+from llada.config import AtLeast1, Schema
+from llada.experiments.experiment import Experiment
 from llada.experiments.loss_noise import noise_of
 from llada.experiments.small_grids import BOX, GridRows, all_grids, bound_of, grid_config, sampled, trained
 from llada.experiments.student import device
@@ -32,17 +32,17 @@ class Settings(Schema):
     model: dict[str, Any]  # sizes of a LLaDAConfig
     optimizer: Literal["adamw", "muon"]
     batch_size: Annotated[int, Field(ge=1, le=288)]
-    steps: Whole
+    steps: AtLeast1
     warmup: Annotated[int, Field(ge=0)]
     rates: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)  # tried with each weight
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=2)  # of first weights, rows and masks: runs at a rate
-    noise_steps: Whole  # of training, until the noise of the loss is measured
+    noise_steps: AtLeast1  # of training, until the noise of the loss is measured
     noise_draws: Many  # of masks, for the variance of the loss
     gradient_draws: Many  # the same for the gradient
     samples: Many  # of each sampler
     few_steps: list[Annotated[int, Field(ge=1, le=BOX.cells)]] = Field(min_length=1)  # that share the cells equally
-    time_steps: list[Whole] = Field(min_length=1)  # of discretised time
-    evaluate_draws: Whole  # masks of each grid, for the bound
+    time_steps: list[AtLeast1] = Field(min_length=1)  # of discretised time
+    evaluate_draws: AtLeast1  # masks of each grid, for the bound
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

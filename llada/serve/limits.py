@@ -4,9 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from llada.config import Schema
-
-AtLeast1 = Annotated[int, Field(ge=1)]
+from llada.config import AtLeast1, Schema
 
 
 class Limits(Schema):

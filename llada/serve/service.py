@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 from transformers import PreTrainedTokenizerBase
 
+from llada.eval.answers import padding_token
 from llada.model.modeling import LLaDAForMaskedLM
 from llada.sampling.config import SamplerConfig
 from llada.sampling.request import end_tokens
@@ -47,7 +48,7 @@ class Service:
         ends, mask, context = end_tokens(model), model.config.mask_token_id, model.config.max_position_embeddings
         self.reader = Reader(name, deepcopy(tokenizer), mask, ends, context, sampler, limits)
         self.reader.check()
-        pad = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else ends[0]
+        pad = padding_token(model, tokenizer)
         self.scheduler = Scheduler(model, pad, batch=limits.batch, waiting=limits.waiting, gather=limits.gather)
         self.metrics = Metrics(self.scheduler)
         # prompts may be long, and the reader's tokenizer must not be used by two threads at once
