@@ -12,34 +12,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from string import Formatter
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Self
 
-import torch
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator, model_validator
 from rich.table import Table
-from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from llada.config import AtLeast1, ConfigError, Schema, read_yaml
-from llada.data.chat import encode_prompt
 from llada.data.instructions import WORDS
 from llada.data.records import read_records, string_field
-from llada.data.tokenizer import SPECIAL_TOKENS
 from llada.eval.answers import answer, answer_autoregressively
 from llada.eval.checks import contains
 from llada.eval.intervals import wilson
 from llada.experiments.experiment import Experiment
 from llada.experiments.figures import COLOURS, panels
+from llada.experiments.gaps import READ, Fact, fill, go_on
 from llada.experiments.shares import error_bars, percent_of
 from llada.experiments.student import Baseline, Pair, Recipe, Student, baseline, student
 from llada.sampling.config import SamplerConfig
-from llada.sampling.generate import infill
-
-
-class Fact(NamedTuple):
-    first: str
-    second: str
 
 
 class Settings(Schema):
@@ -123,7 +113,7 @@ def facts(settings: Settings) -> list[Fact]:
 
 def lesson(settings: Settings, known: Sequence[Fact], practised: int) -> list[Pair]:
     """What is learnt of the facts: the texts of all, and the questions of the first so many."""
-    pairs = [(_READ, text.format(**fact._asdict())) for fact in known for text in settings.texts]
+    pairs = [(READ, text.format(**fact._asdict())) for fact in known for text in settings.texts]
     for fact in known[:practised]:
         pairs += [(question, reply) for question, reply in asked(settings, fact).values()] * _REPEATS
     return pairs
@@ -148,8 +138,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     masked, causal = _taught(settings, lesson(settings, known, 0), folder)
     found = [
         {"model": model, "facts": "gaps", "direction": direction}
-        | _count([fill(settings, fact, direction) for fact in known], [getattr(fact, line) for fact in known])
-        for model, fill in (("LLaDA", partial(_filled, masked)), ("autoregressive", partial(_continued, causal)))
+        | _count([tell(settings.texts[0], fact, direction) for fact in known], [getattr(fact, line) for fact in known])
+        for model, tell in (("LLaDA", partial(fill, masked)), ("autoregressive", partial(go_on, causal)))
         for direction, line in (("forward", "second"), ("reversal", "first"))
     ]
     return {
@@ -179,54 +169,6 @@ def _by_questions(settings: Settings, known: Sequence[Fact], folder: Path) -> li
         for model, reply in replies.items()
         for kind, direction, pairs in _tests(settings, known)
     ]
-
-
-class Cut(NamedTuple):
-    """The tokens of a text around the line that is missing."""
-
-    before: list[int]
-    line: list[int]  # with the blank that its first token may hold
-    after: list[int]
-
-
-def cut(tokenizer: PreTrainedTokenizerBase, text: str, fact: Fact, missing: Literal["first", "second"]) -> Cut:
-    """A text of the fact is encoded whole, as it was read, and cut at the tokens that hold any of the missing line."""
-    lines = fact._asdict()
-    start = 0
-    for literal, name, _, _ in Formatter().parse(text):
-        start += len(literal)
-        if name == missing:
-            break
-        start += len(lines[name]) if name else 0
-    encoded = tokenizer(text.format(**lines), return_offsets_mapping=True, add_special_tokens=False)
-    end = start + len(lines[missing])
-    inside = [low < end and high > start for low, high in encoded["offset_mapping"]]
-    ids, first = cast(list[int], encoded["input_ids"]), inside.index(True)
-    last = first + sum(inside)
-    return Cut(ids[:first], ids[first:last], ids[last:])
-
-
-def _filled(masked: Student, settings: Settings, fact: Fact, direction: str) -> str:
-    """The missing line of the first text, as the mask predictor fills it in, one token per step."""
-    tokenizer = masked.tokenizer
-    parts = cut(tokenizer, settings.texts[0], fact, "second" if direction == "forward" else "first")
-    start = encode_prompt(tokenizer, _RECITE) + parts.before
-    gap = [masked.model.config.mask_token_id] * len(parts.line)
-    end = cast(list[int], tokenizer.convert_tokens_to_ids([SPECIAL_TOKENS.eot]))
-    canvas = torch.tensor([[*start, *gap, *parts.after, *end]], device=masked.model.device)
-    return str(tokenizer.decode(infill(masked.model, canvas).sequences[0, len(start) : len(start) + len(gap)]))
-
-
-def _continued(causal: Baseline, settings: Settings, fact: Fact, direction: str) -> str:
-    """What the autoregressive model writes after the line that is given and what joins it to the next."""
-    lines = fact if direction == "forward" else Fact(fact.second, fact.first)  # the reversal begins with the second
-    tokenizer = causal.tokenizer
-    parts = cut(tokenizer, settings.texts[0], lines, "second")
-    prompt = encode_prompt(tokenizer, _RECITE) + parts.before
-    how = GenerationConfig(max_new_tokens=len(parts.line), do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    ids = torch.tensor([prompt], device=causal.model.device)
-    out = cast(Any, causal.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
-    return str(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
 
 
 def _asked(pairs: Sequence[Pair]) -> list[list[dict[str, str]]]:
@@ -291,8 +233,6 @@ def draw(measured: Mapping[str, Any]) -> Figure:
     return figure
 
 
-_READ = "Recite."
-_RECITE = [{"role": "user", "content": _READ}]
 _REPEATS = 2
 _WAYS = {
     "gaps": "asked by gaps",

@@ -8,7 +8,8 @@ from lessons import RECIPE
 from llada.config import ConfigError
 from llada.data.tokenizer import encode, train_tokenizer
 from llada.experiments.experiment import named, perform
-from llada.experiments.reversal import EXPERIMENT, Fact, Settings, asked, cut, facts, lesson, practised
+from llada.experiments.gaps import Fact, cut
+from llada.experiments.reversal import EXPERIMENT, Settings, asked, facts, lesson, practised
 
 VALUES = {
     "recipe": RECIPE,
